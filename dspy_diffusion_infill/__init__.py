@@ -1,0 +1,3 @@
+"""Local, surgical edits of DSPy instructions: a masked diffusion language model infills windows of them."""
+
+__all__: list[str] = []

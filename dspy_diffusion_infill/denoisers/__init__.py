@@ -1,0 +1,57 @@
+"""Masked diffusion LMs behind one seam; the only runtime code that imports torch.
+
+Importing this package is light: torch is loaded by the first ``load_denoiser``.
+"""
+
+from typing import TYPE_CHECKING
+
+from dspy_diffusion_infill.denoisers.protocol import (
+    Denoiser,
+    Encoding,
+    Infilled,
+    InfillRequest,
+    Sampling,
+    ScoreRequest,
+)
+
+if TYPE_CHECKING:
+    from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
+
+__all__ = [
+    "Denoiser",
+    "Encoding",
+    "InfillRequest",
+    "Infilled",
+    "Sampling",
+    "ScoreRequest",
+    "load_denoiser",
+]
+
+
+def load_denoiser(
+    name_or_path: str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    quantization: str | None = None,
+) -> "TransformerDenoiser":
+    """Loads a masked diffusion LM; no code of the checkpoint is ever run and nothing is asked at the terminal.
+
+    Args:
+        name_or_path: ``llada``, ``llada-fs-ro``, ``dream``, ``smollm2-fs`` (embedded), a hub id, or a folder. None is
+            the ``DSPY_INFILL_MODEL`` variable, else ``llada-fs-ro`` where a GPU has room for it, else ``smollm2-fs``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or a transformers ``device_map`` strategy such as ``balanced``.
+        dtype: ``auto`` (bfloat16 on GPU, float32 on CPU), ``float32``, ``bfloat16`` or ``float16``.
+        revision: branch, tag or commit of a hub checkpoint.
+        quantization: ``8bit`` or ``4bit`` (bitsandbytes, GPU only), or None.
+
+    Raises:
+        UnknownDenoiserError: the name is none of the above.
+        NotMaskedDiffusionError: the checkpoint is of another kind of model.
+        MissingMaskTokenError: the checkpoint names no mask token.
+        DenoiserError: the folder holds no weights, or the weights do not fit the config.
+    """
+    from dspy_diffusion_infill.denoisers.loading import load
+
+    return load(name_or_path, device=device, dtype=dtype, revision=revision, quantization=quantization)

@@ -1,0 +1,134 @@
+"""The one seam to a masked diffusion LM: what the optimizer asks of it, and the plain data that goes through.
+
+This module is light: it loads neither torch nor transformers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Algorithm = Literal["low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin"]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A text's tokens.
+
+    Attributes:
+        input_ids: one id a token.
+        offsets: (start, end) of each token in the text, in characters.
+    """
+
+    input_ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InfillRequest:
+    """One text to infill.
+
+    Attributes:
+        input_ids: ids that hold the denoiser's ``mask_id`` where to fill; a 1-D tensor is taken too.
+        seed: decides every random choice for this request, whatever else is in the batch.
+    """
+
+    input_ids: "Sequence[int] | Tensor"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How masked tokens are filled.
+
+    Attributes:
+        steps: reverse-process steps, >= 1; never more forward passes than masked tokens are made.
+        temperature: of the Gumbel (LLaDA) or categorical (Dream) draw, >= 0; 0 is greedy. None is the denoiser's own
+            (LLaDA 0.8, Dream 0.1; paper Table 6).
+        algorithm: which tokens are unmasked first. LLaDA's: ``low_confidence``, ``random``; Dream's: ``entropy``,
+            ``maskgit_plus``, ``topk_margin``, ``origin``. None is the denoiser's own.
+        block_length: tokens of a semi-autoregressive block (LLaDA), >= 1; None is one block.
+        top_p: nucleus of the categorical draw, in (0, 1]; None is all.
+        forbid_special: never fill in special tokens, the mask or end-of-text.
+    """
+
+    steps: int = 128
+    temperature: float | None = None
+    algorithm: Algorithm | None = None
+    block_length: int | None = None
+    top_p: float | None = None
+    forbid_special: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got steps={self.steps}")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got temperature={self.temperature}")
+        if self.block_length is not None and self.block_length < 1:
+            raise ValueError(f"block_length must be at least 1, got block_length={self.block_length}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got top_p={self.top_p}")
+
+
+@dataclass(frozen=True, slots=True)
+class Infilled:
+    """An infilled request.
+
+    Attributes:
+        input_ids: the request's ids with every mask filled.
+        confidence: mean probability, in (0, 1], that the model gave the filled tokens when it filled them.
+        num_passes: forward passes that this request took part in.
+    """
+
+    input_ids: tuple[int, ...]
+    confidence: float
+    num_passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Masked tokens whose likelihood is asked.
+
+    Attributes:
+        input_ids: ids that hold ``mask_id`` at the places to score.
+        targets: the true token of each masked place, in order.
+    """
+
+    input_ids: Sequence[int]
+    targets: Sequence[int]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A masked diffusion LM."""
+
+    name: str
+    """Hub id or folder, with revision and dtype: the key of caches and journals."""
+    context_length: int
+    """Tokens that fit, prompt and response together."""
+    mask_id: int
+    num_passes: int
+    """Forward passes made so far."""
+
+    def encode(self, text: str) -> Encoding:
+        """Tokens of ``text`` with character offsets; special tokens written in the text are recognised, none is added."""
+        ...
+
+    def decode(self, input_ids: Sequence[int]) -> str:
+        """The text of the tokens, nothing cleaned up."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The messages as one text in the model's chat template, beginning-of-text token included."""
+        ...
+
+    def infill(self, requests: Sequence[InfillRequest], sampling: Sampling) -> list[Infilled]:
+        """Fills every mask of every request; tokens that are not masked never change."""
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        """Natural-log probability of each target, all masked places of a request hidden at once."""
+        ...
