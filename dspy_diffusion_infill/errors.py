@@ -1,6 +1,7 @@
 """Every error that this package raises on purpose, in one tree.
 
-Wrong arguments raise the builtin ``ValueError`` or ``TypeError``; the classes here are for what a caller may want to
+Wrong arguments raise the builtin ``ValueError`` or ``TypeError``; the classes here are for what a
+caller may want to
 catch. Each message names the value that was found and the change that mends it.
 """
 
@@ -44,14 +45,18 @@ class VerdictError(DiffusionInfillError, ValueError):
 
 
 class DataError(DiffusionInfillError, ValueError):
-    """A data file or data set does not have the form that it must have; the message names file, row and field."""
+    """A data file or data set does not have the form that it must have.
+
+    The message names file, row and field.
+    """
 
 
 class TooManyErrors(DiffusionInfillError):  # noqa: N818 - the name says what happened, as in stopiteration
     """More than ``max_errors`` metric calls failed.
 
     Attributes:
-        best_program: the best program that was found until then; equal to the student where nothing was.
+        best_program: the best program that was found until then; equal to the student where nothing
+            was.
         detailed_results: every trial until then.
     """
 

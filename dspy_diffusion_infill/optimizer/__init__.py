@@ -1,0 +1,1 @@
+"""The optimizer: search over proposals, validated with the metric."""

@@ -1,0 +1,146 @@
+"""Contexts: the messages around the instructions, rendered by the program's own adapter.
+
+Where the masked window lies in the rendered messages is found by marking it: a private-use
+character is put before and
+after each piece, the adapter renders, and the marks are found again in what it made. So any adapter
+works, whatever
+it does to the instructions, and an adapter that repeats the instructions shows itself by repeating
+the marks.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dspy
+
+from dspy_diffusion_infill.windows import Window
+
+OPEN, CLOSE = "\ue000", "\ue001"
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkedExample:
+    """What a predictor was given and should have answered."""
+
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+    def as_demo(self) -> dict[str, Any]:
+        """Inputs and outputs in one dict, as DSPy's demos are."""
+        return {**self.inputs, **self.outputs}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One predictor's instructions, and all that is needed to render them.
+
+    Attributes:
+        name: the predictor's name in the program.
+        signature: its signature; the instructions in it are replaced at rendering.
+        adapter: the program's adapter.
+        examples: worked examples with gold or traced responses.
+        demos: the predictor's own demos, which its prompts hold too.
+    """
+
+    name: str
+    signature: type[dspy.Signature]
+    adapter: dspy.Adapter
+    examples: tuple[WorkedExample, ...]
+    demos: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+def render_messages(
+    slot: Slot, instructions: str, examples: Sequence[WorkedExample]
+) -> list[Message]:
+    """The messages that the adapter sends for the last example, and its response.
+
+    The other examples stand before it as demos. The last message is the assistant's: the gold response of the last example.
+    """
+    signature = slot.signature.with_instructions(instructions)
+    demos = [dict(demo) for demo in slot.demos] + [example.as_demo() for example in examples[:-1]]
+    last = examples[-1]
+    messages = slot.adapter.format(signature, demos, dict(last.inputs))
+    response = render_response(slot, signature, last)
+    return [_plain(message) for message in messages] + [{"role": "assistant", "content": response}]
+
+
+def render_response(slot: Slot, signature: type[dspy.Signature], example: WorkedExample) -> str:
+    """The gold response of an example as the adapter would have the LM write it.
+
+    Unknown output fields are left out.
+    """
+    known = signature
+    for name in signature.output_fields:
+        if name not in example.outputs:
+            known = known.delete(name)
+    return slot.adapter.format_assistant_message_content(known, dict(example.outputs)).strip()
+
+
+def mark_window(instructions: str, window: Window) -> str:
+    """Puts the marks around each piece of the window.
+
+    Raises:
+        ValueError: the text already holds one of the two private-use characters.
+    """
+    if OPEN in instructions or CLOSE in instructions:
+        raise ValueError(
+            "the instructions hold U+E000 or U+E001, which mark windows: remove these characters"
+        )
+    fills = [f"{OPEN}{instructions[piece.start : piece.end]}{CLOSE}" for piece in window.pieces]
+    return window.splice(instructions, fills)
+
+
+def is_stated_once(messages: Sequence[Message], window: Window) -> bool:
+    """Whether each piece of the window stands in the rendered messages exactly once."""
+    return sum(message["content"].count(OPEN) for message in messages) == len(window.pieces)
+
+
+def indentation(messages: Sequence[Message], instructions: str) -> str:
+    """The white space that the adapter put at the start of the instructions' further lines.
+
+    ChatAdapter puts eight spaces.
+    """
+    lines = inspect.cleandoc(instructions).splitlines()
+    if len(lines) < 2:
+        return ""
+    text = (
+        "\n".join(message["content"] for message in messages).replace(OPEN, "").replace(CLOSE, "")
+    )
+    match = re.search(rf"{re.escape(lines[0])}\n([ \t]*){re.escape(lines[1])}", text)
+    return match[1] if match else ""
+
+
+def shorten_longest_value(
+    examples: Sequence[WorkedExample], *, keep: int
+) -> list[WorkedExample] | None:
+    """Halves the longest text value of the examples, but never below ``keep`` characters.
+
+    None where nothing is longer.
+    """
+    places = [
+        (len(value), number, part, name)
+        for number, example in enumerate(examples)
+        for part in ("inputs", "outputs")
+        for name, value in getattr(example, part).items()
+        if isinstance(value, str)
+    ]
+    if not places or max(places)[0] <= keep:
+        return None
+    length, number, part, name = max(places)
+    values = dict(getattr(examples[number], part))
+    values[name] = values[name][: max(keep, length // 2)].rstrip() + " …"
+    shortened = list(examples)
+    shortened[number] = replace(examples[number], **{part: values})
+    return shortened
+
+
+def _plain(message: Mapping[str, Any]) -> Message:
+    """A message whose content is text alone; parts of other kinds (images, audio) become a tag."""
+    content = message["content"]
+    if not isinstance(content, str):
+        content = "".join(part.get("text", f"[{part.get('type', 'part')}]") for part in content)
+    return {"role": str(message["role"]), "content": content}

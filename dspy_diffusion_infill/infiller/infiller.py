@@ -1,0 +1,161 @@
+"""From a masked window to proposals: context, tokens, the reverse process, splice (paper.
+
+Section 3.2).
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dspy_diffusion_infill.contexts import (
+    CLOSE,
+    OPEN,
+    Slot,
+    WorkedExample,
+    indentation,
+    is_stated_once,
+    mark_window,
+    render_messages,
+    shorten_longest_value,
+)
+from dspy_diffusion_infill.denoisers.protocol import Denoiser, InfillRequest, Sampling
+from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.infiller.proposals import Proposal
+from dspy_diffusion_infill.windows import Window
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are shortened
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedContext:
+    """The tokens of a context with the window masked, and where in them each piece begins."""
+
+    input_ids: tuple[int, ...]
+    piece_starts: tuple[int, ...]
+    indentation: str
+
+
+@dataclass(slots=True)
+class Infiller:
+    """Fills windows of instructions, given worked examples.
+
+    Attributes:
+        denoiser: the masked diffusion LM.
+        sampling: steps, temperature, algorithm.
+        examples_per_context: (fewest, most) worked examples in a context; each proposal draws its
+            own.
+    """
+
+    denoiser: Denoiser
+    sampling: Sampling
+    examples_per_context: tuple[int, int] = (1, 4)
+    _warned: set[str] = field(default_factory=set)
+
+    def propose(
+        self, slot: Slot, instructions: str, window: Window, *, num: int, seed: int
+    ) -> list[Proposal]:
+        """Returns ``num`` proposals for one window, unfiltered; equal seeds give equal proposals.
+
+        Raises:
+            ContextTooLongError: the instructions and one shortened example do not fit the context
+                length.
+        """
+        rng = random.Random(seed)
+        contexts = [self.masked_context(slot, instructions, window, rng) for _ in range(num)]
+        requests = [InfillRequest(c.input_ids, seed=rng.randrange(2**31)) for c in contexts]
+        infilled = self.denoiser.infill(requests, self.sampling)
+        proposals = []
+        for context, result in zip(contexts, infilled, strict=True):
+            fills = tuple(
+                self._text(result.input_ids[start : start + piece.num_masks], context)
+                for start, piece in zip(context.piece_starts, window.pieces, strict=True)
+            )
+            fills = _without_outer_space(fills, window, instructions)
+            spliced = window.splice(instructions, fills)
+            proposals.append(Proposal(slot.name, window, fills, spliced, result.confidence))
+        return proposals
+
+    def masked_context(
+        self, slot: Slot, instructions: str, window: Window, rng: random.Random
+    ) -> MaskedContext:
+        """One context whose length fits: examples are dropped first.
+
+        Then long values shortened, instructions never.
+        """
+        fewest, most = self.examples_per_context
+        count = rng.randint(min(fewest, len(slot.examples)), min(most, len(slot.examples)))
+        examples = rng.sample(slot.examples, max(1, count))
+        marked = mark_window(instructions, window)
+        messages = render_messages(slot, marked, examples)
+        if not is_stated_once(messages, window):
+            examples = examples[-1:]
+            messages = render_messages(slot, marked, examples)
+        while True:
+            context = self._masked_tokens(
+                self.denoiser.render(messages), window, indentation(messages, marked)
+            )
+            if len(context.input_ids) <= self.denoiser.context_length:
+                return context
+            examples = self._smaller(examples, slot, len(context.input_ids))
+            messages = render_messages(slot, marked, examples)
+
+    def _smaller(
+        self, examples: list[WorkedExample], slot: Slot, length: int
+    ) -> list[WorkedExample]:
+        room = self.denoiser.context_length
+        if len(examples) > 1:
+            self._warn_once(
+                slot.name, f"contexts of {length} tokens do not fit {room}: examples are left out"
+            )
+            return examples[1:]
+        shortened = shorten_longest_value(examples, keep=_SHORTEST_VALUE)
+        if shortened is None:
+            raise ContextTooLongError(
+                f"the instructions of {slot.name!r} with one shortened example have {length} "
+                f"tokens and {self.denoiser.name} takes {room}: shorten the instructions or use "
+                "a denoiser with a longer context"
+            )
+        self._warn_once(
+            f"{slot.name}/values",
+            f"one example of {length} tokens does not fit {room}: values are cut",
+        )
+        return shortened
+
+    def _masked_tokens(self, text: str, window: Window, indent: str) -> MaskedContext:
+        ids: list[int] = []
+        starts = []
+        for piece in window.pieces:
+            before, _, rest = text.partition(OPEN)
+            _, _, text = rest.partition(CLOSE)
+            ids += self.denoiser.encode(before).input_ids
+            starts.append(len(ids))
+            ids += [self.denoiser.mask_id] * piece.num_masks
+        ids += self.denoiser.encode(text).input_ids
+        return MaskedContext(tuple(ids), tuple(starts), indent)
+
+    def _text(self, ids: Sequence[int], context: MaskedContext) -> str:
+        text = self.denoiser.decode(ids)
+        return text.replace("\n" + context.indentation, "\n") if context.indentation else text
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning(message)
+
+
+def _without_outer_space(
+    fills: tuple[str, ...], window: Window, instructions: str
+) -> tuple[str, ...]:
+    """DSPy reads instructions without white space at both ends.
+
+    What is written must be what is read.
+    """
+    parts = list(fills)
+    if not instructions[: window.pieces[0].start].strip():
+        parts[0] = parts[0].lstrip()
+    if not instructions[window.pieces[-1].end :].strip():
+        parts[-1] = parts[-1].rstrip()
+    return tuple(parts)

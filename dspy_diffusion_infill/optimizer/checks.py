@@ -1,0 +1,166 @@
+"""Checks of what the user hands in, all before the first LM call."""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dspy
+
+
+def check_student(student: Any) -> None:
+    """Raises TypeError or ValueError if the student is no usable program."""
+    if isinstance(student, type) or not isinstance(student, dspy.Module):
+        raise TypeError(f"student must be a dspy.Module instance, got {_shown(student)}")
+    if not student.predictors():
+        raise ValueError(f"student {type(student).__name__} has no predictor to optimise")
+    unbound = [name for name, predictor in student.named_predictors() if predictor.lm is None]
+    if unbound and dspy.settings.lm is None:
+        raise ValueError(
+            f"no LM is configured for the predictors {unbound}: "
+            "call dspy.configure(lm=dspy.LM(...)) or student.set_lm(...)"
+        )
+
+
+def check_examples(examples: Any, student: dspy.Module, *, name: str) -> list[dspy.Example]:
+    """Returns the data set as a list.
+
+    Raises TypeError or ValueError if it is not one of labelled examples.
+    """
+    if isinstance(examples, str | bytes | dict) or not isinstance(examples, Sequence):
+        raise TypeError(f"{name} must be a list of dspy.Example, got {_shown(examples)}")
+    if len(examples) == 0:
+        raise ValueError(
+            f"{name} must hold at least one example, got an empty {type(examples).__name__}"
+        )
+    for number, example in enumerate(examples):
+        if not isinstance(example, dspy.Example):
+            raise TypeError(f"{name}[{number}] must be a dspy.Example, got {_shown(example)}")
+        if example._input_keys is None:
+            fields = ", ".join(repr(key) for key in _input_fields(student, example))
+            raise ValueError(
+                f"{name}[{number}] does not say which of its fields are inputs: "
+                f"call example.with_inputs({fields})"
+            )
+    return list(examples)
+
+
+def check_metric(metric: Any) -> Callable[..., Any]:
+    """Raises TypeError unless the metric takes (example.
+
+    Prediction) and at most optional arguments more.
+    """
+    if not callable(metric):
+        raise TypeError(
+            "metric must be a function metric(example, prediction, trace=None), "
+            f"got {_shown(metric)}"
+        )
+    try:
+        parameters = list(inspect.signature(metric).parameters.values())
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return metric
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes = [p for p in parameters if p.kind in positional]
+    required = [p for p in takes if p.default is inspect.Parameter.empty]
+    keyword_only = [
+        p.name
+        for p in parameters
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is inspect.Parameter.empty
+    ]
+    variadic = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    if len(required) > 3 or keyword_only or (len(takes) < 2 and not variadic):
+        shown = inspect.signature(metric)
+        raise TypeError(
+            "metric must be callable as metric(example, prediction, trace=None), "
+            f"got {getattr(metric, '__name__', type(metric).__name__)}{shown}; "
+            "GEPA's metrics with five arguments need defaults for the last three"
+        )
+    return metric
+
+
+def num_positional(metric: Callable[..., Any]) -> int:
+    """How many arguments the metric is given: 3 where it requires a trace, else 2."""
+    try:
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [
+        p for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty
+    ]
+    return max(2, len(required))
+
+
+def check_teacher(teacher: Any) -> dspy.Module | None:
+    """The teacher program, or None; a list gives its first."""
+    if isinstance(teacher, list | tuple):
+        teacher = teacher[0] if teacher else None
+    if teacher is not None and not isinstance(teacher, dspy.Module):
+        raise TypeError(
+            f"teacher must be a dspy.Module, a list of them or None, got {_shown(teacher)}"
+        )
+    return teacher
+
+
+def check_counts(*, max_metric_calls: int | None, **counts: int) -> None:
+    """Raises unless every count is a whole number of at least 1."""
+    named = (
+        dict(counts)
+        if max_metric_calls is None
+        else {**counts, "max_metric_calls": max_metric_calls}
+    )
+    for name, value in named.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {name}={value}")
+
+
+def check_example_range(bounds: Any) -> None:
+    """Raises unless the bounds are (fewest, most) with 1 <= fewest <= most."""
+    if not (
+        isinstance(bounds, tuple | list)
+        and len(bounds) == 2
+        and all(isinstance(b, int) for b in bounds)
+    ):
+        raise TypeError(f"examples_per_context must be (fewest, most), got {_shown(bounds)}")
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise ValueError(f"examples_per_context must have 1 <= fewest <= most, got {tuple(bounds)}")
+
+
+def check_names(names: Any) -> tuple[str, ...] | None:
+    """The predictor names as a tuple; a single string, which would be read letter by letter.
+
+    Is refused.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str):
+        raise TypeError(
+            f"predictors must be a list of names, got the string {names!r}: write [{names!r}]"
+        )
+    return tuple(names)
+
+
+def check_protect(protect: Any) -> tuple[str | re.Pattern[str], ...]:
+    """The protected strings and patterns as a tuple."""
+    entries = (protect,) if isinstance(protect, str | re.Pattern) else tuple(protect)
+    for entry in entries:
+        if not isinstance(entry, str | re.Pattern):
+            raise TypeError(
+                f"protect must hold strings and compiled regular expressions, got {_shown(entry)}"
+            )
+    return entries
+
+
+def _input_fields(student: dspy.Module, example: dspy.Example) -> list[str]:
+    wanted = {
+        name for predictor in student.predictors() for name in predictor.signature.input_fields
+    }
+    return [key for key in example.keys() if key in wanted] or ["question"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__} (did you forget the parentheses?)"
+    return f"{type(value).__name__}: {value!r:.60}"

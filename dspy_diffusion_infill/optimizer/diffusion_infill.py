@@ -1,0 +1,245 @@
+"""``DiffusionInfill``: the DSPy optimizer."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+from dspy.teleprompt.teleprompt import Teleprompter
+
+from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
+from dspy_diffusion_infill.errors import TooManyErrors
+from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.infiller.scoring import ResponseScorer, default_scorer
+from dspy_diffusion_infill.optimizer import checks
+from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
+from dspy_diffusion_infill.optimizer.guidance import Guide
+from dspy_diffusion_infill.optimizer.metrics import ExactMatch, labelled_fields
+from dspy_diffusion_infill.optimizer.programs import chosen_predictors
+from dspy_diffusion_infill.optimizer.progress import progress_bar
+from dspy_diffusion_infill.optimizer.search import Search, SearchOptions
+from dspy_diffusion_infill.optimizer.setup import Setup
+from dspy_diffusion_infill.optimizer.validation import TooManyFailuresError, Validator
+from dspy_diffusion_infill.protection import Protect
+from dspy_diffusion_infill.windows import Masking, SlidingWindow
+
+logger = logging.getLogger(__name__)
+
+Guidance = Literal["auto"] | ResponseScorer | None
+
+
+class DiffusionInfill(Teleprompter):
+    """Infills windows of a program's instructions and keeps what the metric prefers."""
+
+    def __init__(
+        self,
+        metric: Callable[..., Any] | None = None,
+        denoiser: str | Denoiser | None = None,
+        *,
+        window: int = 8,
+        stride: int = 4,
+        mask: int = 8,
+        masking: Masking | None = None,
+        sweeps: int = 2,
+        num_proposals: int = 8,
+        num_validated: int = 2,
+        examples_per_context: tuple[int, int] = (1, 4),
+        steps: int = 128,
+        temperature: float | None = None,
+        max_metric_calls: int | None = None,
+        predictors: Sequence[str] | None = None,
+        protect: Protect = (),
+        guidance: Guidance = "auto",
+        num_threads: int | None = None,
+        max_errors: int | None = None,
+        failure_score: float = 0.0,
+        seed: int = 0,
+        log_dir: str | Path | None = None,
+        display_progress: bool = True,
+    ) -> None:
+        """Sets the search; nothing is loaded or called.
+
+        Args:
+            metric: metric(example, prediction, trace=None) -> float, bool or
+                ``Prediction(score=…)``; higher is better.
+                None is exact match over the output fields that the examples label.
+            denoiser: a name for ``load_denoiser``, a denoiser, or None for the default one.
+            window: tokens of the instructions that are taken out at a time.
+            stride: tokens from one window to the next, 1..window.
+            mask: mask tokens that are put in for a whole window; other than ``window`` lets the
+                text grow or shrink.
+            masking: another scheme in place of the three above: ``Prefix(128)``, or your own.
+                Instructions that hold
+                marks such as ``[[infill:32]]`` are filled at the marks and nowhere else.
+            sweeps: passes over all windows.
+            num_proposals: proposals for each window and sweep.
+            num_validated: with guidance, how many of them are validated, the likeliest first.
+            examples_per_context: (fewest, most) worked examples that the denoiser sees around the
+                window.
+            steps: reverse-process steps; no more passes than masked tokens are made.
+            temperature: of the denoiser's sampling, >= 0; None is the denoiser's own.
+            max_metric_calls: budget of program runs, the first evaluation included; never passed.
+                None is none.
+            predictors: names of the predictors to optimise; None is all.
+            protect: strings and regular expressions that are never masked, beside placeholders and
+                field names.
+            guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
+                program's LM where it can
+                say it, else under the denoiser; a ``ResponseScorer`` is used as it is; None is the
+                paper's procedure.
+            num_threads: threads of ``dspy.Evaluate``.
+            max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
+            failure_score: what a failing example scores.
+            seed: decides every random choice; equal seeds give equal instructions.
+            log_dir: a folder for the journal; ``compile`` with the same folder goes on where it was
+                cut off.
+            display_progress: show a progress bar.
+
+        Raises:
+            TypeError: the metric does not take (example, prediction, trace=None), or an option has
+                the wrong type.
+            ValueError: a number is out of its range.
+        """
+        super().__init__()
+        self.metric = None if metric is None else checks.check_metric(metric)
+        self.denoiser = denoiser
+        self.masking = (
+            SlidingWindow(window=window, stride=stride, mask=mask) if masking is None else masking
+        )
+        counted = {"sweeps": sweeps, "num_proposals": num_proposals, "num_validated": num_validated}
+        checks.check_counts(**counted, max_metric_calls=max_metric_calls)
+        checks.check_example_range(examples_per_context)
+        self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
+        self.examples_per_context = examples_per_context
+        self.sampling = Sampling(steps=steps, temperature=temperature)
+        self.max_metric_calls = max_metric_calls
+        self.predictors, self.protect = (
+            checks.check_names(predictors),
+            checks.check_protect(protect),
+        )
+        self.guidance = guidance
+        self.num_threads, self.max_errors, self.failure_score = (
+            num_threads,
+            max_errors,
+            failure_score,
+        )
+        self.seed, self.log_dir, self.display_progress = seed, log_dir, display_progress
+
+    def get_params(self) -> dict[str, Any]:
+        """A copy of the options, which loggers may change."""
+        return dict(self.__dict__)
+
+    def estimate(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        *,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> CostEstimate:
+        """The most that ``compile`` can cost; loads the denoiser's tokenizer and calls no LM."""
+        return estimate(self._set_up(student, trainset, None, valset).search(None))
+
+    def compile(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        *,
+        teacher: dspy.Module | list[dspy.Module] | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> dspy.Module:
+        """Searches for better instructions; the student is never changed.
+
+        Args:
+            student: any DSPy program, optimised before or not.
+            trainset: examples that the denoiser sees in its contexts, with ``with_inputs`` set.
+            teacher: a program of the same structure whose runs give the responses of steps without
+                labels.
+            valset: examples that trials are scored on; None is the trainset, as in the paper.
+
+        Returns:
+            A copy of the student with the best instructions found, and ``detailed_results``,
+            ``candidate_programs``
+            (score and program, best first) and ``total_calls`` (program runs).
+
+        Raises:
+            TypeError: student, data, metric or teacher are of the wrong type.
+            ValueError: data without inputs or labels, unknown predictor, no LM: all before any
+                call.
+            TooManyErrors: more than ``max_errors`` examples of one evaluation failed; holds the
+                best program so far.
+        """
+        setup = self._set_up(student, trainset, teacher, valset)
+        search: Search | None = None
+        try:
+            cost = estimate(setup.search(None))
+            logger.info("DiffusionInfill: %s", cost)
+            search = setup.search(setup.first_evaluations())
+            with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
+                search.run()
+        except TooManyFailuresError as error:
+            best = setup.result(search)
+            raise TooManyErrors(
+                str(error), best_program=best, detailed_results=best.detailed_results
+            ) from error
+        return setup.result(search)
+
+    def _set_up(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | list[dspy.Module] | None,
+        valset: Sequence[dspy.Example] | None,
+    ) -> Setup:
+        """Checks everything, then loads the denoiser; no LM is called."""
+        checks.check_student(student)
+        names = chosen_predictors(student, self.predictors)
+        train = checks.check_examples(trainset, student, name="trainset")
+        val = train if valset is None else checks.check_examples(valset, student, name="valset")
+        metric = self._metric_for(student, [*train, *val])
+        denoiser = (
+            load_denoiser(self.denoiser)
+            if self.denoiser is None or isinstance(self.denoiser, str)
+            else self.denoiser
+        )
+        return Setup(
+            student=student,
+            teacher=checks.check_teacher(teacher),
+            trainset=train,
+            valset=val,
+            names=names,
+            infiller=Infiller(denoiser, self.sampling, self.examples_per_context),
+            guide=self._guide(student, names, denoiser),
+            validator=Validator(
+                metric, self.num_threads, self.max_errors, self.failure_score, self.max_metric_calls
+            ),
+            options=SearchOptions(
+                masking=self.masking,
+                sweeps=self.sweeps,
+                num_proposals=self.num_proposals,
+                num_validated=self.num_validated,
+                protect=self.protect,
+                seed=self.seed,
+            ),
+            log_dir=self.log_dir,
+        )
+
+    def _metric_for(self, student: dspy.Module, examples: list[dspy.Example]) -> Callable[..., Any]:
+        if self.metric is not None:
+            return self.metric
+        metric = ExactMatch(labelled_fields(student, examples))
+        logger.info("no metric was given: normalised exact match over %s", ", ".join(metric.fields))
+        return metric
+
+    def _guide(
+        self, student: dspy.Module, names: Sequence[str], denoiser: Denoiser
+    ) -> Guide | None:
+        if self.guidance is None:
+            return None
+        if self.guidance != "auto":
+            return Guide(self.guidance)
+        first = next(
+            predictor for name, predictor in student.named_predictors() if name == names[0]
+        )
+        scorer = default_scorer(first.lm or dspy.settings.lm, denoiser)
+        return None if scorer is None else Guide(scorer)

@@ -1,0 +1,67 @@
+"""What a ``compile`` will cost, before it starts."""
+
+from dataclasses import dataclass
+
+from dspy_diffusion_infill.contexts import render_messages
+from dspy_diffusion_infill.optimizer.search import Search, Target
+
+_CHARS_PER_TOKEN = 4  # English text under the usual tokenizers
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimate:
+    """The most that a search can take.
+
+    It usually takes less, since worthless proposals are dropped.
+
+    Attributes:
+        num_windows: windows of all predictors, in one sweep.
+        metric_calls: program runs, the first evaluation included.
+        lm_calls: calls of the program's LM; a program with loops may make more.
+        lm_tokens: prompt tokens of these calls, at four characters a token.
+        denoiser_passes: forward passes over one context each.
+    """
+
+    num_windows: int
+    metric_calls: int
+    lm_calls: int
+    lm_tokens: int
+    denoiser_passes: int
+
+    def __str__(self) -> str:
+        return (
+            f"at most {self.metric_calls:,} program runs ({self.lm_calls:,} LM calls, about "
+            f"{self.lm_tokens:,} prompt tokens) and {self.denoiser_passes:,} denoiser passes, "
+            f"over {self.num_windows} windows a sweep"
+        )
+
+
+def estimate(search: Search) -> CostEstimate:
+    """Counts the windows and multiplies; nothing is called."""
+    windows = {name: search.windows_of(target) for name, target in search.targets.items()}
+    num_windows = sum(map(len, windows.values()))
+    options, num_examples = search.options, len(search.valset)
+    validated = options.num_proposals
+    if search.guide is not None:
+        validated = min(validated, options.num_validated)
+    trials = num_windows * options.sweeps * validated
+    runs = search.first_calls + trials * num_examples
+    if (limit := search.validator.max_metric_calls) is not None:
+        runs = min(runs, limit)
+    steps = search.infiller.sampling.steps
+    passes = sum(min(steps, w.num_masks) for of_one in windows.values() for w in of_one)
+    predictors = search.student.predictors()
+    return CostEstimate(
+        num_windows=num_windows,
+        metric_calls=runs,
+        lm_calls=runs * len(predictors),
+        lm_tokens=runs * sum(map(_prompt_tokens, search.targets.values())),
+        denoiser_passes=passes * options.num_proposals * options.sweeps,
+    )
+
+
+def _prompt_tokens(target: Target) -> int:
+    if not target.slot.examples:  # they come from a traced run, which an estimate does not make
+        return len(target.text) // _CHARS_PER_TOKEN
+    messages = render_messages(target.slot, target.text, target.slot.examples[:1])[:-1]
+    return sum(len(message["content"]) for message in messages) // _CHARS_PER_TOKEN

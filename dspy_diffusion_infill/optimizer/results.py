@@ -1,0 +1,112 @@
+"""What a search leaves behind: every trial, and the counts."""
+
+from dataclasses import dataclass
+
+Scores = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A scored proposal.
+
+    Attributes:
+        number: 1 for the first trial.
+        sweep: 0 for the first pass over all windows.
+        predictor: name of the predictor whose instructions were changed.
+        start: first character of the window in the old instructions.
+        end: one past the last character of the window.
+        old_text: what stood in the window.
+        new_text: what the denoiser put there.
+        instructions: the predictor's whole new instructions.
+        score: mean of the metric over the valset; higher is better.
+        scores: the metric of each example, in the order of the valset.
+        num_failures: examples on which the program or the metric raised; they count with
+            ``failure_score``.
+        confidence: the denoiser's mean probability of the tokens that it filled in, in (0, 1].
+        log_likelihood_gain: change of the gold responses' mean log-likelihood, nats an example;
+            None without guidance.
+        accepted: whether the search went on from here.
+    """
+
+    number: int
+    sweep: int
+    predictor: str
+    start: int
+    end: int
+    old_text: str
+    new_text: str
+    instructions: str
+    score: float
+    scores: Scores
+    num_failures: int
+    confidence: float
+    log_likelihood_gain: float | None
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalCounts:
+    """What became of the proposals; the drops cost no LM call.
+
+    Attributes:
+        proposed: made by the denoiser.
+        unchanged: equal to the old instructions.
+        duplicate: equal to an earlier proposal.
+        degenerate: empty, broken characters, only punctuation, repeated tokens.
+        new_placeholder: brought a placeholder or a field marker in.
+        copies_example: held a value of an example, or a phrase of one.
+        partial_labels: added some of the class labels but not all.
+        screened: less likely responses than before; dropped by guidance.
+        validated: scored with the metric.
+        accepted: kept.
+    """
+
+    proposed: int = 0
+    unchanged: int = 0
+    duplicate: int = 0
+    degenerate: int = 0
+    new_placeholder: int = 0
+    copies_example: int = 0
+    partial_labels: int = 0
+    screened: int = 0
+    validated: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DetailedResults:
+    """The whole story of a ``compile``.
+
+    Attributes:
+        instructions_before: the student's instructions, by predictor name.
+        instructions_after: those of the best program.
+        score_before: mean metric of the student on the valset.
+        score_after: mean metric of the best program on the valset.
+        scores_before: metric of each example under the student.
+        scores_after: metric of each example under the best program.
+        trials: every scored proposal, in order.
+        counts: what became of the proposals.
+        metric_calls: program runs that were scored, the first one and those for traces included.
+        num_failures: runs that raised, over all trials.
+        denoiser_passes: forward passes of the denoiser.
+        seconds: wall time.
+        denoiser: its name.
+        guidance: name of the response scorer; None without.
+        skipped: predictors that were left alone, and why.
+    """
+
+    instructions_before: dict[str, str]
+    instructions_after: dict[str, str]
+    score_before: float
+    score_after: float
+    scores_before: Scores
+    scores_after: Scores
+    trials: tuple[Trial, ...]
+    counts: ProposalCounts
+    metric_calls: int
+    num_failures: int
+    denoiser_passes: int
+    seconds: float
+    denoiser: str
+    guidance: str | None
+    skipped: dict[str, str]

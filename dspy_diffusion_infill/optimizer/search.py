@@ -1,0 +1,282 @@
+"""The search: sweeps over predictors and windows, proposals, trials (paper.
+
+Sections 3.2 and 5.3).
+"""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import dspy
+
+from dspy_diffusion_infill.contexts import Slot
+from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
+from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, gain_over
+from dspy_diffusion_infill.optimizer.journal import (
+    Journal,
+    evaluation_from_json,
+    evaluation_to_json,
+)
+from dspy_diffusion_infill.optimizer.programs import with_instructions
+from dspy_diffusion_infill.optimizer.results import Trial
+from dspy_diffusion_infill.optimizer.validation import Evaluation, Validator
+from dspy_diffusion_infill.protection import Protect, protected_spans
+from dspy_diffusion_infill.windows import Masking, Window
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How wide and how long.
+
+    Attributes:
+        masking: the windows; a predictor with marked spans has its own.
+        sweeps: passes over all windows of all predictors.
+        num_proposals: proposals for each window and sweep.
+        num_validated: with guidance, how many of them are validated, the likeliest first.
+        protect: the user's protected text.
+        seed: decides every random choice.
+    """
+
+    masking: Masking
+    sweeps: int
+    num_proposals: int
+    num_validated: int
+    protect: Protect
+    seed: int
+
+
+@dataclass(slots=True)
+class Target:
+    """One predictor under search: its examples, its current instructions, and their likelihood.
+
+    Attributes:
+        slot: what renders its contexts.
+        text: the best instructions so far.
+        agent_text: generated text that is protected.
+        marked: the marked window, if the instructions had marks.
+        filter: drops worthless proposals.
+        log_likelihoods: of the gold responses under ``text``; None without guidance.
+    """
+
+    slot: Slot
+    text: str
+    agent_text: Sequence[str]
+    marked: Window | None
+    filter: ProposalFilter
+    log_likelihoods: tuple[float, ...] | None = None
+
+
+@dataclass(slots=True)
+class Search:
+    """The state of one ``compile``; what ``run`` has found stays readable at any time.
+
+    Attributes:
+        student: the program, its marks taken out; never changed.
+        targets: the predictors under search, by name.
+        infiller: makes proposals.
+        validator: scores programs and keeps the budget.
+        valset: what programs are scored on.
+        guide: likelihood guidance; None is the paper's procedure.
+        options: how wide and how long.
+        journal: remembers what was paid for.
+        best: the best program's evaluation; the student's own at first.
+        first_calls: program runs that are made before the first trial.
+        on_trial: called after every trial.
+        trials: all trials so far.
+        screened: proposals that guidance dropped.
+        out_of_budget: the next trial would have passed ``max_metric_calls``.
+    """
+
+    student: dspy.Module
+    targets: dict[str, Target]
+    infiller: Infiller
+    validator: Validator
+    valset: Sequence[dspy.Example]
+    guide: Guide | None
+    options: SearchOptions
+    journal: Journal
+    best: Evaluation
+    first_calls: int
+    on_trial: Callable[["Search"], None] = lambda search: None
+    trials: list[Trial] = field(default_factory=list)
+    screened: int = 0
+    out_of_budget: bool = False
+
+    def run(self) -> None:
+        """Sweeps until all are done, the budget is spent, or nothing can get better."""
+        for target in self.targets.values():
+            if self.guide is not None:
+                target.log_likelihoods = self._log_likelihoods(target, target.text)
+        for sweep in range(self.options.sweeps):
+            for target in self.targets.values():
+                self._sweep(target, sweep)
+                if self.out_of_budget:
+                    logger.info("max_metric_calls=%s is spent", self.validator.max_metric_calls)
+                    return
+
+    def instructions(self) -> dict[str, str]:
+        """The best instructions so far, of the predictors under search."""
+        return {name: target.text for name, target in self.targets.items()}
+
+    def counts(self) -> Counter[str]:
+        """What became of the proposals so far."""
+        total = Counter(validated=len(self.trials), screened=self.screened)
+        for target in self.targets.values():
+            total.update(target.filter.counts)
+        total["accepted"] = sum(trial.accepted for trial in self.trials)
+        return total
+
+    def windows_of(self, target: Target) -> list[Window]:
+        """The windows of a predictor's current instructions."""
+        if target.marked is not None:
+            return [target.marked]
+        spans = protected_spans(
+            target.text,
+            target.slot.signature,
+            protect=self.options.protect,
+            agent_text=target.agent_text,
+        )
+        offsets = self.infiller.denoiser.encode(target.text).offsets
+        return self.options.masking.windows(target.text, offsets, spans)
+
+    def _sweep(self, target: Target, sweep: int) -> None:
+        """Left to right; after an accepted edit, on over the new text from the same place."""
+        position = -1
+        while not self.out_of_budget:
+            ahead = [window for window in self.windows_of(target) if window.start > position]
+            if not ahead:
+                return
+            position = ahead[0].start
+            self._try_window(target, ahead[0], sweep)
+
+    def _try_window(self, target: Target, window: Window, sweep: int) -> None:
+        old = target.text
+        proposals = target.filter.keep(self._propose(target, window, sweep), old)
+        for proposal, gain, log_likelihoods in self._screen(target, proposals):
+            evaluation = self._validate(target, proposal)
+            if evaluation is None:
+                self.out_of_budget = True
+                return
+            if log_likelihoods is not None and target.log_likelihoods is not None:
+                gain = gain_over(log_likelihoods, target.log_likelihoods)
+            accepted = is_better(evaluation, self.best, gain)
+            self.trials.append(
+                _trial(len(self.trials) + 1, sweep, proposal, old, evaluation, gain, accepted)
+            )
+            if accepted:
+                target.text, self.best = proposal.instructions, evaluation
+                target.log_likelihoods = log_likelihoods
+                if target.marked is not None:
+                    target.marked = window.after_splice(proposal.fills)
+            self.on_trial(self)
+
+    def _propose(self, target: Target, window: Window, sweep: int) -> list[Proposal]:
+        """From the journal where it has them, else from the denoiser."""
+        pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
+        key = ("proposals", target.slot.name, target.text, pieces, sweep)
+        if (known := self.journal.get(*key)) is None:
+            seed = random.Random(f"{self.options.seed}/{key}").randrange(2**31)
+            made = self.infiller.propose(
+                target.slot, target.text, window, num=self.options.num_proposals, seed=seed
+            )
+            known = [[list(p.fills), p.confidence] for p in made]
+            self.journal.put(known, *key)
+        return [
+            Proposal(
+                target.slot.name,
+                window,
+                tuple(fills),
+                window.splice(target.text, fills),
+                confidence,
+            )
+            for fills, confidence in known
+        ]
+
+    def _screen(
+        self, target: Target, proposals: list[Proposal]
+    ) -> list[tuple[Proposal, Gain | None, tuple[float, ...] | None]]:
+        """Without guidance, all; with it, those that make the gold responses likelier.
+
+        The likeliest first.
+        """
+        if self.guide is None or target.log_likelihoods is None:
+            return [(proposal, None, None) for proposal in proposals]
+        scored = []
+        for proposal in proposals:
+            log_likelihoods = self._log_likelihoods(target, proposal.instructions)
+            gain = gain_over(log_likelihoods, target.log_likelihoods)
+            if gain.mean > 0:
+                scored.append((proposal, gain, log_likelihoods))
+        scored.sort(key=lambda item: -item[1].mean)
+        chosen = scored[: self.options.num_validated]
+        self.screened += len(proposals) - len(chosen)
+        return list(chosen)
+
+    def _log_likelihoods(self, target: Target, instructions: str) -> tuple[float, ...]:
+        assert self.guide is not None
+        key = ("likelihood", target.slot.name, instructions)
+        if (known := self.journal.get(*key)) is None:
+            known = list(self.guide.log_likelihoods(target.slot, instructions))
+            self.journal.put(known, *key)
+        return tuple(known)
+
+    def _validate(self, target: Target, proposal: Proposal) -> Evaluation | None:
+        """The evaluation of the best program with this proposal in it.
+
+        None if the budget does not allow it.
+        """
+        if not self.validator.room_for(len(self.valset)):
+            return None
+        changes = {**self.instructions(), target.slot.name: proposal.instructions}
+        key = ("trial", changes)
+        if (known := self.journal.get(*key)) is not None:
+            self.validator.metric_calls += len(
+                self.valset
+            )  # it was paid for in the run that was cut off
+            return evaluation_from_json(known)
+        evaluation = self.validator.evaluate(with_instructions(self.student, changes), self.valset)
+        self.journal.put(evaluation_to_json(evaluation), *key)
+        return evaluation
+
+
+def is_better(new: Evaluation, best: Evaluation, gain: Gain | None) -> bool:
+    """The metric decides; on a tie the original stays.
+
+    Unless the gold responses became clearly likelier.
+    """
+    difference = sum(new.scores) - sum(best.scores)
+    if abs(difference) > 1e-9:
+        return difference > 0
+    return gain is not None and gain.is_clear
+
+
+def _trial(
+    number: int,
+    sweep: int,
+    proposal: Proposal,
+    old: str,
+    new: Evaluation,
+    gain: Gain | None,
+    accepted: bool,
+) -> Trial:
+    return Trial(
+        number=number,
+        sweep=sweep,
+        predictor=proposal.predictor,
+        start=proposal.window.start,
+        end=proposal.window.end,
+        old_text=proposal.window.text_of(old),
+        new_text=" … ".join(proposal.fills),
+        instructions=proposal.instructions,
+        score=new.mean,
+        scores=new.scores,
+        num_failures=new.num_failures,
+        confidence=proposal.confidence,
+        log_likelihood_gain=None if gain is None else gain.mean,
+        accepted=accepted,
+    )

@@ -1,0 +1,120 @@
+"""From examples and traced runs to what each predictor was given and should have answered."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from dspy_diffusion_infill.contexts import Slot, WorkedExample
+from dspy_diffusion_infill.optimizer.validation import Evaluation
+
+logger = logging.getLogger(__name__)
+
+
+def needs_traces(
+    program: dspy.Module, names: Sequence[str], examples: Sequence[dspy.Example]
+) -> bool:
+    """Whether some predictor's inputs or outputs are not all in the examples.
+
+    So that the program must be run for them.
+    """
+    for name, predictor in program.named_predictors():
+        if name in names and any(_labelled(predictor, example) is None for example in examples):
+            return True
+    return False
+
+
+def make_slots(
+    program: dspy.Module,
+    names: Sequence[str],
+    examples: Sequence[dspy.Example],
+    traced: Evaluation | None,
+    traced_names: Mapping[int, str],
+) -> dict[str, Slot]:
+    """The slot of each named predictor.
+
+    Args:
+        program: the student.
+        names: predictors to optimise.
+        examples: the trainset.
+        traced: scores and traces of runs over the same examples; None where none were needed.
+        traced_names: predictor names by the ``id`` of the predictor objects in the traces.
+    """
+    good = _good_runs(traced)
+    slots = {}
+    for name, predictor in program.named_predictors():
+        if name not in names:
+            continue
+        worked = []
+        for number, example in enumerate(examples):
+            run = _call_of(name, traced, traced_names, number) if number in good else None
+            if (example_of := _worked_example(predictor, example, run)) is not None:
+                worked.append(example_of)
+        adapter = dspy.settings.adapter or dspy.ChatAdapter()
+        demos = tuple(dict(demo) for demo in predictor.demos)
+        slots[name] = Slot(name, predictor.signature, adapter, tuple(worked), demos)
+    return slots
+
+
+def _labelled(predictor: dspy.Predict, example: dspy.Example) -> WorkedExample | None:
+    """The worked example that the labels alone give.
+
+    None where an input or an output is missing.
+    """
+    signature = predictor.signature
+    if not all(name in example for name in signature.fields):
+        return None
+    inputs = {name: example[name] for name in signature.input_fields}
+    return WorkedExample(inputs, {name: example[name] for name in signature.output_fields})
+
+
+def _worked_example(
+    predictor: dspy.Predict,
+    example: dspy.Example,
+    call: tuple[Mapping[str, Any], Mapping[str, Any]] | None,
+) -> WorkedExample | None:
+    """Labels win over traced outputs; without a trace, labels of some outputs must do."""
+    if (complete := _labelled(predictor, example)) is not None:
+        return complete
+    signature = predictor.signature
+    labels = {name: example[name] for name in signature.output_fields if name in example}
+    if call is not None:
+        inputs, outputs = call
+        traced = {name: outputs[name] for name in signature.output_fields if name in outputs}
+        return WorkedExample(
+            {n: inputs[n] for n in signature.input_fields if n in inputs}, {**traced, **labels}
+        )
+    if labels and all(name in example for name in signature.input_fields):
+        return WorkedExample({name: example[name] for name in signature.input_fields}, labels)
+    return None
+
+
+def _good_runs(traced: Evaluation | None) -> set[int]:
+    """Runs that did not raise and scored at least the average of those, if that is above zero.
+
+    Else all that did not raise.
+    """
+    if traced is None:
+        return set()
+    ran = [number for number, trace in enumerate(traced.traces) if trace]
+    if not ran:
+        return set()
+    average = sum(traced.scores[number] for number in ran) / len(ran)
+    best = {n for n in ran if traced.scores[n] >= average and traced.scores[n] > 0}
+    if not best:
+        logger.warning(
+            "no traced run scored above zero: responses of steps without labels come from poor runs"
+        )
+    return best or set(ran)
+
+
+def _call_of(
+    name: str, traced: Evaluation | None, names: Mapping[int, str], number: int
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """The last call of a predictor in a run: its inputs and outputs."""
+    trace = traced.traces[number] if traced else None
+    for predictor, inputs, prediction in reversed(trace or ()):
+        if names.get(id(predictor)) == name:
+            return inputs, dict(prediction)
+    return None

@@ -1,0 +1,97 @@
+"""Text that is never masked.
+
+Placeholders, field names, what agent modules generate, and what the user names.
+Everything here works on character spans of the instructions and knows no model.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import dspy
+
+Span = tuple[int, int]
+Protect = Sequence[str | re.Pattern[str]]
+
+PLACEHOLDER = re.compile(r"\{\{?[^{}\n]*\}?\}")
+FIELD_MARKER = re.compile(r"\[\[ ## .*? ## \]\]")
+INFILL_MARK = re.compile(r"\[\[infill:(\d+)\]\]")
+
+# The first words of what DSPy's agents append to the user's instructions; all that follows is
+# theirs and names the tools.
+_AGENT_OPENINGS: dict[type[dspy.Module], str] = {
+    dspy.ReAct: "You are an Agent. In each episode",
+    dspy.CodeAct: "You are an intelligent agent. For each episode",
+    dspy.RLM: "You are tasked with producing the following outputs given the inputs",
+}
+
+
+def protected_spans(
+    instructions: str,
+    signature: type[dspy.Signature],
+    *,
+    protect: Protect = (),
+    agent_text: Sequence[str] = (),
+) -> list[Span]:
+    """Returns the character spans that no window may touch, sorted and merged.
+
+    Args:
+        instructions: the text to be rewritten.
+        signature: its field names are protected where they stand as whole words.
+        protect: the user's strings (every occurrence) and regular expressions (every match).
+        agent_text: generated text, from ``generated_text``.
+    """
+    names = "|".join(sorted(map(re.escape, signature.fields), key=len, reverse=True))
+    patterns = [PLACEHOLDER, FIELD_MARKER, re.compile(rf"(?<!\w)`?(?:{names})`?(?!\w)")]
+    patterns += [re.compile(re.escape(p)) if isinstance(p, str) else p for p in protect if p]
+    patterns += [re.compile(re.escape(text)) for text in agent_text if text]
+    spans = [match.span() for pattern in patterns for match in pattern.finditer(instructions)]
+    return merge_spans([*spans, *_template_frame(instructions)])
+
+
+def generated_text(program: dspy.Module) -> dict[str, list[str]]:
+    """Returns, for each predictor name, the text that ReAct.
+
+    CodeAct or RLM put into its instructions.
+    """
+    found: dict[str, list[str]] = {}
+    for prefix, module in program.named_sub_modules():
+        opening = next(
+            (text for kind, text in _AGENT_OPENINGS.items() if isinstance(module, kind)), ""
+        )
+        if not opening:
+            continue
+        path = prefix.removeprefix("self").removeprefix(".")
+        for name, predictor in program.named_predictors():
+            if path and not name.startswith(f"{path}."):
+                continue
+            text = predictor.signature.instructions
+            tools = [str(tool) for tool in getattr(module, "tools", {}).values()]
+            found[name] = [text[text.index(opening) :]] if opening in text else tools
+    return found
+
+
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
+    """Sorts spans and joins those that touch or overlap; empty spans are dropped."""
+    merged: list[Span] = []
+    for start, end in sorted(span for span in spans if span[1] > span[0]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _template_frame(instructions: str) -> list[Span]:
+    """The lines of a template that hold a placeholder.
+
+    And an answer marker ("Output:") that ends it.
+    """
+    spans, position, holds_placeholder = [], 0, False
+    for line in instructions.splitlines(keepends=True):
+        if PLACEHOLDER.search(line):
+            holds_placeholder = True
+            spans.append((position, position + len(line)))
+        elif holds_placeholder and line.rstrip().endswith(":"):
+            spans.append((position, position + len(line)))
+        position += len(line)
+    return spans
