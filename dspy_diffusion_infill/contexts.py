@@ -58,7 +58,8 @@ def render_messages(
 ) -> list[Message]:
     """The messages that the adapter sends for the last example, and its response.
 
-    The other examples stand before it as demos. The last message is the assistant's: the gold response of the last example.
+    The other examples stand before it as demos. The last message is the assistant's: the gold
+    response of the last example.
     """
     signature = slot.signature.with_instructions(instructions)
     demos = [dict(demo) for demo in slot.demos] + [example.as_demo() for example in examples[:-1]]

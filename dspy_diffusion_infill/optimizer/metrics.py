@@ -9,8 +9,8 @@ from dspy.evaluate.metrics import normalize_text
 class ExactMatch:
     """1.0 where every labelled output field equals the prediction's, else 0.0.
 
-    Both are normalised as SQuAD does: NFD, lower case, without punctuation, articles and extra white space
-        (``dspy.evaluate.normalize_text``).
+    Both are normalised as SQuAD does: NFD, lower case, without punctuation, articles and extra
+    white space (``dspy.evaluate.normalize_text``).
     """
 
     def __init__(self, fields: tuple[str, ...]) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +109,8 @@ class Validator:
         )
         self.metric_calls += len(examples)
         try:
-            results = evaluate(_traced(program)).results
+            with _quiet_evaluate():
+                results = evaluate(_traced(program)).results
         except Exception as error:
             if len(failures) <= limit:
                 raise
@@ -142,6 +144,18 @@ class Validator:
             return self.failure_score
 
         return score
+
+
+@contextmanager
+def _quiet_evaluate() -> Iterator[None]:
+    """Without the line that Evaluate logs for each trial; the progress bar says it better."""
+    evaluate_logger = logging.getLogger("dspy.evaluate.evaluate")
+    level = evaluate_logger.level
+    evaluate_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        evaluate_logger.setLevel(level)
 
 
 def as_float(score: Any) -> float:

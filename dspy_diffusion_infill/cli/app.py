@@ -1,0 +1,28 @@
+"""The command line's root: each group of commands is in a module of its own, and heavy imports wait in the commands."""
+
+import sys
+
+import typer
+
+from dspy_diffusion_infill.cli import demo_commands, evaluation_commands, training_commands
+from dspy_diffusion_infill.errors import DiffusionInfillError
+
+app = typer.Typer(
+    name="dspy-infill",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Infill windows of DSPy instructions with a masked diffusion language model.",
+)
+demo_commands.register(app)
+training_commands.register(app)
+evaluation_commands.register(app)
+
+
+def main() -> None:
+    """Runs the command line; an expected error is one line on standard error and exit code 2."""
+    try:
+        app()
+    except (DiffusionInfillError, ValueError, TypeError, FileNotFoundError) as error:
+        print(f"dspy-infill: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,46 @@
+"""``dspy-infill demo``: the main job on the embedded models, or on the user's own rows and LM."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TaskFile = Annotated[Path | None, typer.Option(help="JSONL rows of your own task.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the root."""
+    app.command("demo")(demo)
+
+
+def demo(
+    task: TaskFile = None,
+    input: Annotated[str, typer.Option(help="Input field of the rows.")] = "text",
+    output: Annotated[str, typer.Option(help="Output field of the rows.")] = "label",
+    instructions: Annotated[str | None, typer.Option(help="Where to start from.")] = None,
+    lm: Annotated[str | None, typer.Option(help="LM such as openai/gpt-4o-mini.")] = None,
+    denoiser: Annotated[str | None, typer.Option(help="Name, hub id or folder.")] = None,
+    max_metric_calls: Annotated[int, typer.Option(help="Budget of program runs.")] = 640,
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+    log_dir: Annotated[Path | None, typer.Option(help="Folder of a resumable journal.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures here.")] = None,
+) -> None:
+    """Improves a small classification program and shows what changed and what it cost."""
+    from dspy_diffusion_infill.cli import demo_run
+
+    rows = demo_run.own_rows(task, input, output, seed) if task else demo_run.bundled_rows()
+    outcome = demo_run.run(
+        rows,
+        input_field=input,
+        output_field=output,
+        instructions=instructions or demo_run.first_instructions(task, input, output),
+        lm=lm,
+        denoiser=denoiser,
+        max_metric_calls=max_metric_calls,
+        seed=seed,
+        log_dir=log_dir,
+    )
+    if json_file is not None:
+        json_file.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n")
+        typer.echo(f"figures written to {json_file}")

@@ -1,0 +1,173 @@
+"""The demo's steps: rows, program, scores before, search, scores after, report."""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+from rich.console import Console
+
+from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.metrics import ExactMatch
+from dspy_diffusion_infill.report import print_report
+
+NUM_TRAIN, NUM_VALID = 16, 32
+BUNDLED_TASK = "sentiment"
+BUNDLED_INSTRUCTIONS = "Tell me what the customer thinks of the product."
+_MAX_LABELS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The demo's data: what the denoiser sees, what trials are scored on, what nobody sees until the end."""
+
+    train: list[dspy.Example]
+    valid: list[dspy.Example]
+    heldout: list[dspy.Example]
+
+
+def bundled_rows() -> Rows:
+    """The rows that the project's authors wrote."""
+    folder = resources.files("dspy_diffusion_infill") / "data" / "demo"
+    parts = []
+    for part in ("train", "valid", "heldout"):
+        text = (folder / f"{BUNDLED_TASK}_{part}.jsonl").read_text(encoding="utf-8")
+        rows = map(json.loads, text.splitlines())
+        parts.append([dspy.Example(**row).with_inputs("text") for row in rows])
+    return Rows(*parts)
+
+
+def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows:
+    """Shuffles the rows of a JSONL file into 16 to train, 32 to validate and the rest held out.
+
+    Raises:
+        DataError: a line is no JSON object with the two fields, or there are fewer than 12 rows.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--task {path}: there is no such file")
+    examples = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            examples.append(_example(path, number, line, input_field, output_field))
+    if len(examples) < 12:
+        raise DataError(f"{path}: at least 12 rows are needed to split them, got {len(examples)}")
+    random.Random(seed).shuffle(examples)
+    num_train = min(NUM_TRAIN, len(examples) // 4)
+    num_valid = min(NUM_VALID, len(examples) // 4)
+    return Rows(
+        examples[:num_train],
+        examples[num_train : num_train + num_valid],
+        examples[num_train + num_valid :],
+    )
+
+
+def _example(path: Path, number: int, line: str, *fields: str) -> dspy.Example:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: no JSON: {error}") from error
+    missing = [field for field in fields if not isinstance(row, dict) or field not in row]
+    if missing:
+        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise DataError(
+            f"{path}:{number}: no field {missing[0]!r} (found {found}); name the fields with --input and --output"
+        )
+    return dspy.Example({field: row[field] for field in fields}).with_inputs(fields[0])
+
+
+def first_instructions(task: Path | None, input_field: str, output_field: str) -> str:
+    """What a person would plausibly write first."""
+    if task is None:
+        return BUNDLED_INSTRUCTIONS
+    return f"Given the {input_field}, write the {output_field}."
+
+
+def make_program(
+    rows: Rows, input_field: str, output_field: str, instructions: str
+) -> dspy.Predict:
+    """A one-step program; an output field with few different values is typed as these labels."""
+    labels = sorted({str(example[output_field]) for example in rows.train + rows.valid})
+    kind: Any = Literal[tuple(labels)] if len(labels) <= _MAX_LABELS else str
+    signature = dspy.Signature(
+        {input_field: (str, dspy.InputField()), output_field: (kind, dspy.OutputField())},
+        instructions,
+    )
+    return dspy.Predict(signature)
+
+
+def run(
+    rows: Rows,
+    *,
+    input_field: str,
+    output_field: str,
+    instructions: str,
+    lm: str | None,
+    denoiser: str | None,
+    max_metric_calls: int,
+    seed: int,
+    log_dir: Path | None,
+) -> dict[str, Any]:
+    """Runs the demo and prints the report; returns its figures."""
+    started, console = time.perf_counter(), Console()
+    program = make_program(rows, input_field, output_field, instructions)
+    with dspy.context(
+        lm=_lm(lm), adapter=TemplateAdapter() if lm is None else dspy.settings.adapter
+    ):
+        metric = ExactMatch((output_field,))
+        before = _accuracy(program, rows.heldout, metric)
+        optimizer = DiffusionInfill(
+            metric,
+            denoiser,
+            max_metric_calls=max_metric_calls,
+            seed=seed,
+            log_dir=log_dir,
+            max_errors=len(rows.valid),
+        )
+        console.print(
+            f"{len(rows.train)} train, {len(rows.valid)} validation, {len(rows.heldout)} held-out rows"
+        )
+        console.print(str(optimizer.estimate(program, rows.train, valset=rows.valid)))
+        better = optimizer.compile(program, rows.train, valset=rows.valid)
+        after = _accuracy(better, rows.heldout, metric)
+    results = better.detailed_results
+    scores = [
+        ("validation", results.score_before, results.score_after),
+        ("held-out", before, after),
+    ]
+    print_report(results, scores, console=console)
+    return {
+        "heldout_before": before,
+        "heldout_after": after,
+        "validation_before": results.score_before,
+        "validation_after": results.score_after,
+        "metric_calls": results.metric_calls,
+        "denoiser_passes": results.denoiser_passes,
+        "seconds": round(time.perf_counter() - started, 1),
+        "compile_seconds": round(results.seconds, 1),
+        "instructions_before": results.instructions_before["self"],
+        "instructions_after": results.instructions_after["self"],
+    }
+
+
+def _lm(name: str | None) -> dspy.LM:
+    if name is not None:
+        return dspy.LM(name)
+    from dspy_diffusion_infill.embedded import embedded_lm
+
+    return embedded_lm()
+
+
+def _accuracy(program: dspy.Module, examples: Sequence[dspy.Example], metric: ExactMatch) -> float:
+    """Mean score in 0..1; a completion without a label counts as wrong."""
+    evaluate = dspy.Evaluate(
+        devset=list(examples), metric=metric, max_errors=len(examples) + 1, provide_traceback=False
+    )
+    results = evaluate(program).results
+    return sum(float(score) for *_, score in results) / len(results)

@@ -1,0 +1,94 @@
+"""What a person reads after a search: a coloured diff, the scores, what it took."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dspy_diffusion_infill.optimizer.results import DetailedResults
+
+_TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
+
+
+def diff(before: str, after: str) -> Text:
+    """The new text with what was taken out struck through in red and what was put in green."""
+    old, new = _TOKENS.findall(before), _TOKENS.findall(after)
+    text = Text()
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag == "equal":
+            text.append("".join(old[a:b]))
+            continue
+        text.append("".join(old[a:b]), style="red strike")
+        text.append("".join(new[c:d]), style="bold green")
+    return text
+
+
+def instructions_panel(results: DetailedResults) -> RenderableType:
+    """Before and after of every predictor, and the diff between them."""
+    panels = []
+    for name, before in results.instructions_before.items():
+        after = results.instructions_after[name]
+        body = Table.grid(padding=(0, 1))
+        body.add_row(Text("before", style="dim"), Text(before))
+        body.add_row(Text("after", style="dim"), Text(after))
+        body.add_row(Text("diff", style="dim"), diff(before, after))
+        title = "instructions" if name == "self" else f"instructions of {name}"
+        panels.append(Panel(body, title=title, title_align="left"))
+    return Group(*panels)
+
+
+def summary_table(results: DetailedResults, rows: Sequence[tuple[str, float, float]]) -> Table:
+    """Scores before and after, one row for each (name, before, after); scores in 0..1 are shown in %."""
+    table = Table(title_justify="left")
+    for heading in ("rows", "before", "after", "change"):
+        table.add_column(heading, justify="left" if heading == "rows" else "right")
+    for name, before, after in rows:
+        change = f"{100 * (after - before):+.1f}"
+        table.add_row(name, f"{before:.1%}", f"{after:.1%}", change)
+    return table
+
+
+def counts_line(results: DetailedResults) -> str:
+    """What became of the proposals, and what it took, in two lines."""
+    c = results.counts
+    dropped = {
+        "unchanged": c.unchanged,
+        "duplicates": c.duplicate,
+        "degenerate": c.degenerate,
+        "with new placeholders": c.new_placeholder,
+        "copied from examples": c.copies_example,
+        "with some labels only": c.partial_labels,
+        "less likely or outranked": c.screened,
+    }
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+    return (
+        f"{c.proposed} proposals, {c.validated} validated, {c.accepted} kept"
+        + (f"; dropped before any call: {reasons}" if reasons else "")
+        + f"\n{results.metric_calls} metric calls, {results.denoiser_passes} denoiser passes, "
+        f"{results.seconds:.0f} s"
+        + (f", {results.num_failures} runs failed" if results.num_failures else "")
+    )
+
+
+def print_report(
+    results: DetailedResults,
+    rows: Sequence[tuple[str, float, float]] | None = None,
+    *,
+    console: Console | None = None,
+) -> None:
+    """Prints instructions before and after, scores, and counts.
+
+    Args:
+        results: ``program.detailed_results``.
+        rows: (name, before, after) scores; None is the validation score alone.
+        console: where to print; None is standard output.
+    """
+    console = console or Console()
+    console.print(instructions_panel(results))
+    scores = rows or [("validation", results.score_before, results.score_after)]
+    console.print(summary_table(results, scores))
+    console.print(counts_line(results), highlight=False)
