@@ -42,7 +42,7 @@ def instructions_panel(results: DetailedResults) -> RenderableType:
 
 
 def summary_table(results: DetailedResults, rows: Sequence[tuple[str, float, float]]) -> Table:
-    """Scores before and after, one row for each (name, before, after); scores in 0..1 are shown in %."""
+    """Scores before and after: one row for each (name, before, after), in 0..1, shown in %."""
     table = Table(title_justify="left")
     for heading in ("rows", "before", "after", "change"):
         table.add_column(heading, justify="left" if heading == "rows" else "right")

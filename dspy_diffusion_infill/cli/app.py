@@ -1,4 +1,7 @@
-"""The command line's root: each group of commands is in a module of its own, and heavy imports wait in the commands."""
+"""The command line's root.
+
+Each group of commands is in a module of its own, and heavy imports wait in the commands.
+"""
 
 import sys
 

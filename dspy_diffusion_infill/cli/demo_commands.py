@@ -30,8 +30,7 @@ def demo(
     from dspy_diffusion_infill.cli import demo_run
 
     rows = demo_run.own_rows(task, input, output, seed) if task else demo_run.bundled_rows()
-    outcome = demo_run.run(
-        rows,
+    options = demo_run.DemoOptions(
         input_field=input,
         output_field=output,
         instructions=instructions or demo_run.first_instructions(task, input, output),
@@ -41,6 +40,7 @@ def demo(
         seed=seed,
         log_dir=log_dir,
     )
+    outcome = demo_run.run(rows, options)
     if json_file is not None:
         json_file.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n")
         typer.echo(f"figures written to {json_file}")

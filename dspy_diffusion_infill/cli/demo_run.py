@@ -16,6 +16,7 @@ from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
+from dspy_diffusion_infill.optimizer.results import DetailedResults
 from dspy_diffusion_infill.report import print_report
 
 NUM_TRAIN, NUM_VALID = 16, 32
@@ -26,7 +27,7 @@ _MAX_LABELS = 12
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The demo's data: what the denoiser sees, what trials are scored on, what nobody sees until the end."""
+    """What the denoiser sees, what trials are scored on, and what nobody sees until the end."""
 
     train: list[dspy.Example]
     valid: list[dspy.Example]
@@ -77,7 +78,8 @@ def _example(path: Path, number: int, line: str, *fields: str) -> dspy.Example:
     if missing:
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise DataError(
-            f"{path}:{number}: no field {missing[0]!r} (found {found}); name the fields with --input and --output"
+            f"{path}:{number}: no field {missing[0]!r} (found {found}); "
+            "name the fields with --input and --output"
         )
     return dspy.Example({field: row[field] for field in fields}).with_inputs(fields[0])
 
@@ -89,59 +91,61 @@ def first_instructions(task: Path | None, input_field: str, output_field: str) -
     return f"Given the {input_field}, write the {output_field}."
 
 
-def make_program(
-    rows: Rows, input_field: str, output_field: str, instructions: str
-) -> dspy.Predict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What the command line says beside the rows."""
+
+    input_field: str
+    output_field: str
+    instructions: str
+    lm: str | None
+    denoiser: str | None
+    max_metric_calls: int
+    seed: int
+    log_dir: Path | None
+
+
+def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
     """A one-step program; an output field with few different values is typed as these labels."""
-    labels = sorted({str(example[output_field]) for example in rows.train + rows.valid})
+    labels = sorted({str(row[options.output_field]) for row in rows.train + rows.valid})
     kind: Any = Literal[tuple(labels)] if len(labels) <= _MAX_LABELS else str
-    signature = dspy.Signature(
-        {input_field: (str, dspy.InputField()), output_field: (kind, dspy.OutputField())},
-        instructions,
-    )
-    return dspy.Predict(signature)
+    fields = {
+        options.input_field: (str, dspy.InputField()),
+        options.output_field: (kind, dspy.OutputField()),
+    }
+    return dspy.Predict(dspy.Signature(fields, options.instructions))
 
 
-def run(
-    rows: Rows,
-    *,
-    input_field: str,
-    output_field: str,
-    instructions: str,
-    lm: str | None,
-    denoiser: str | None,
-    max_metric_calls: int,
-    seed: int,
-    log_dir: Path | None,
-) -> dict[str, Any]:
+def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
     """Runs the demo and prints the report; returns its figures."""
     started, console = time.perf_counter(), Console()
-    program = make_program(rows, input_field, output_field, instructions)
-    with dspy.context(
-        lm=_lm(lm), adapter=TemplateAdapter() if lm is None else dspy.settings.adapter
-    ):
-        metric = ExactMatch((output_field,))
-        before = _accuracy(program, rows.heldout, metric)
-        optimizer = DiffusionInfill(
-            metric,
-            denoiser,
-            max_metric_calls=max_metric_calls,
-            seed=seed,
-            log_dir=log_dir,
-            max_errors=len(rows.valid),
-        )
-        console.print(
-            f"{len(rows.train)} train, {len(rows.valid)} validation, {len(rows.heldout)} held-out rows"
-        )
+    program = make_program(rows, options)
+    metric = ExactMatch((options.output_field,))
+    optimizer = DiffusionInfill(
+        metric,
+        options.denoiser,
+        max_metric_calls=options.max_metric_calls,
+        seed=options.seed,
+        log_dir=options.log_dir,
+        max_errors=len(rows.valid),
+    )
+    adapter = TemplateAdapter() if options.lm is None else dspy.settings.adapter
+    with dspy.context(lm=_lm(options.lm), adapter=adapter):
+        sizes = (len(rows.train), len(rows.valid), len(rows.heldout))
+        console.print("{} train, {} validation, {} held-out rows".format(*sizes))
         console.print(str(optimizer.estimate(program, rows.train, valset=rows.valid)))
+        before = _accuracy(program, rows.heldout, metric)
         better = optimizer.compile(program, rows.train, valset=rows.valid)
         after = _accuracy(better, rows.heldout, metric)
     results = better.detailed_results
-    scores = [
-        ("validation", results.score_before, results.score_after),
-        ("held-out", before, after),
-    ]
-    print_report(results, scores, console=console)
+    validation = ("validation", results.score_before, results.score_after)
+    print_report(results, [validation, ("held-out", before, after)], console=console)
+    return _figures(results, before, after, time.perf_counter() - started)
+
+
+def _figures(
+    results: DetailedResults, before: float, after: float, seconds: float
+) -> dict[str, Any]:
     return {
         "heldout_before": before,
         "heldout_after": after,
@@ -149,7 +153,7 @@ def run(
         "validation_after": results.score_after,
         "metric_calls": results.metric_calls,
         "denoiser_passes": results.denoiser_passes,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(seconds, 1),
         "compile_seconds": round(results.seconds, 1),
         "instructions_before": results.instructions_before["self"],
         "instructions_after": results.instructions_after["self"],
