@@ -17,11 +17,11 @@ FIELD_MARKER = re.compile(r"\[\[ ## .*? ## \]\]")
 INFILL_MARK = re.compile(r"\[\[infill:(\d+)\]\]")
 
 # The first words of what DSPy's agents append to the user's instructions; all that follows is
-# theirs and names the tools.
-_AGENT_OPENINGS: dict[type[dspy.Module], str] = {
-    dspy.ReAct: "You are an Agent. In each episode",
-    dspy.CodeAct: "You are an intelligent agent. For each episode",
-    dspy.RLM: "You are tasked with producing the following outputs given the inputs",
+# theirs and names the tools. By class name, since CodeAct leaves DSPy in 3.5.
+_AGENT_OPENINGS = {
+    "ReAct": "You are an Agent. In each episode",
+    "CodeAct": "You are an intelligent agent. For each episode",
+    "RLM": "You are tasked with producing the following outputs given the inputs",
 }
 
 
@@ -55,18 +55,20 @@ def generated_text(program: dspy.Module) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for prefix, module in program.named_sub_modules():
-        opening = next(
-            (text for kind, text in _AGENT_OPENINGS.items() if isinstance(module, kind)), ""
-        )
-        if not opening:
+        kinds = [_AGENT_OPENINGS.get(kind.__name__) for kind in type(module).__mro__]
+        opening = next(filter(None, kinds), None)
+        if opening is None:
             continue
         path = prefix.removeprefix("self").removeprefix(".")
+        tools = [str(tool) for tool in getattr(module, "tools", {}).values()]
         for name, predictor in program.named_predictors():
+            text = predictor.signature.instructions
             if path and not name.startswith(f"{path}."):
                 continue
-            text = predictor.signature.instructions
-            tools = [str(tool) for tool in getattr(module, "tools", {}).values()]
-            found[name] = [text[text.index(opening) :]] if opening in text else tools
+            if opening in text:
+                found[name] = [text[text.index(opening) :]]
+            elif kept := [tool for tool in tools if tool in text]:  # an optimizer rewrote the rest
+                found[name] = kept
     return found
 
 
