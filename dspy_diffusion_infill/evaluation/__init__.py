@@ -1,0 +1,1 @@
+"""The paper's evaluation: judges, data sets, measures, and its tables as commands."""

@@ -1,0 +1,225 @@
+"""How sure a figure is: bootstrap intervals, spread over runs, paired comparison of two prompts."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dspy_diffusion_infill.evaluation.agreement import (
+    Level,
+    Measure,
+    Rows,
+    Scores,
+    agreement,
+    as_floats,
+    complete_rows,
+    correlation,
+)
+
+_FEWEST_DEFINED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A percentile bootstrap interval.
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+        confidence: in (0, 1).
+    """
+
+    low: float
+    high: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over runs.
+
+    Attributes:
+        mean: over the runs in which the figure is defined; None where it is in none.
+        std: sample standard deviation (n - 1) of them; None for fewer than two.
+        num_runs: runs in which it is defined.
+    """
+
+    mean: float | None
+    std: float | None
+    num_runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two prompts on the same rows.
+
+    Attributes:
+        difference: the second's figure minus the first's; above 0 the second is better.
+        interval: of the difference, rows resampled in pairs; None where too few are defined.
+        p_value: two-sided, of a permutation test that swaps the two prompts' scores row by row.
+        num_rows: rows that have all scores.
+    """
+
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+    num_rows: int
+
+
+def spread(values: Sequence[float | None]) -> Spread:
+    """Mean and standard deviation over runs; None stands for a run without the figure."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Spread(None, None, 0)
+    std = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return Spread(float(np.mean(known)), std, len(known))
+
+
+def bootstrap_interval(
+    judge_scores: Scores,
+    human_scores: Scores,
+    *,
+    measure: Measure = "spearman",
+    level: Level = "sample",
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval | None:
+    """A bootstrap interval of one coefficient of ``agreement``.
+
+    Rows are resampled at sample level, whole articles or systems at the other two.
+
+    Returns:
+        None where the coefficient is undefined in half of the resamples or more.
+
+    Raises:
+        ValueError: as ``agreement``, or ``confidence`` is not in (0, 1).
+    """
+    rows = complete_rows(judge_scores, human_scores, level=level, groups=groups)
+    members = (
+        _members(rows) if level != "sample" else [np.array([k]) for k in range(len(rows.judge))]
+    )
+
+    def figure(chosen: np.ndarray) -> float | None:
+        parts = [members[k] for k in chosen]
+        index = np.concatenate(parts)
+        names = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        if level == "sample":
+            return correlation(measure, rows.judge[index], rows.human[index])
+        found = agreement(rows.judge[index], rows.human[index], level=level, groups=list(names))
+        return getattr(found, measure)
+
+    return _bootstrap(figure, len(members), confidence, num_resamples, seed)
+
+
+def compare(
+    first: Scores,
+    second: Scores,
+    human_scores: Scores,
+    *,
+    measure: Measure = "spearman",
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compares two judges (or two prompts of one judge) on the same rows, at sample level.
+
+    Rows in which any of the three scores is missing do not enter.
+
+    Raises:
+        ValueError: the sequences differ in length, or ``confidence`` is not in (0, 1).
+    """
+    if not len(first) == len(second) == len(human_scores):
+        raise ValueError(
+            "the two judges and the humans must have scored the same rows, got "
+            f"{len(first)}, {len(second)} and {len(human_scores)}"
+        )
+    columns = [as_floats(scores) for scores in (first, second, human_scores)]
+    known = np.isfinite(columns).all(axis=0)
+    a, b, human = (column[known] for column in columns)
+
+    def difference(a: np.ndarray, b: np.ndarray, human: np.ndarray) -> float | None:
+        before, after = correlation(measure, a, human), correlation(measure, b, human)
+        return None if before is None or after is None else after - before
+
+    return _paired(difference, (a, b, human), confidence, num_resamples, seed)
+
+
+def compare_means(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compares two prompts by their mean score on the same rows (exact match, recall).
+
+    Raises:
+        ValueError: the sequences differ in length, or ``confidence`` is not in (0, 1).
+    """
+    if len(first) != len(second):
+        raise ValueError(
+            f"both prompts must have scored the same rows, got {len(first)} and {len(second)}"
+        )
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float | None:
+        return float(b.mean() - a.mean()) if len(a) else None
+
+    columns = (np.asarray(first, dtype=float), np.asarray(second, dtype=float))
+    return _paired(difference, columns, confidence, num_resamples, seed)
+
+
+def _paired(
+    difference: Callable[..., float | None],
+    columns: tuple[np.ndarray, ...],
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+) -> Comparison:
+    """Bootstrap over rows, and permutation of the first two columns within rows."""
+    num_rows = len(columns[0])
+    observed = difference(*columns)
+    interval = _bootstrap(
+        lambda chosen: difference(*(column[chosen] for column in columns)),
+        num_rows,
+        confidence,
+        num_resamples,
+        seed,
+    )
+    if observed is None:
+        return Comparison(None, interval, None, num_rows)
+    rng = np.random.default_rng([seed, 1])
+    first, second, *rest = columns
+    extreme = 1  # the observed arrangement counts as one of the permutations
+    for _ in range(num_resamples):
+        swap = rng.random(num_rows) < 0.5
+        value = difference(np.where(swap, second, first), np.where(swap, first, second), *rest)
+        extreme += value is not None and abs(value) >= abs(observed) - 1e-12
+    return Comparison(observed, interval, extreme / (num_resamples + 1), num_rows)
+
+
+def _bootstrap(
+    figure: Callable[[np.ndarray], float | None],
+    num_units: int,
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+) -> Interval | None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got confidence={confidence}")
+    if num_units == 0:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = (figure(rng.integers(num_units, size=num_units)) for _ in range(num_resamples))
+    known = [value for value in drawn if value is not None]
+    if len(known) <= _FEWEST_DEFINED * num_resamples:
+        return None
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high), confidence)
+
+
+def _members(rows: Rows) -> list[np.ndarray]:
+    names = list(dict.fromkeys(rows.groups))
+    return [np.array([k for k, name in enumerate(rows.groups) if name == one]) for one in names]

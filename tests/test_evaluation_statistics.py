@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from dspy_diffusion_infill.evaluation.statistics import (
+    bootstrap_interval,
+    compare,
+    compare_means,
+    spread,
+)
+
+
+def correlated(size: int, noise: float, seed: int) -> tuple[list[float], list[float]]:
+    rng = np.random.default_rng(seed)
+    human = rng.normal(size=size)
+    return list(human + noise * rng.normal(size=size)), list(human)
+
+
+def test_spread_leaves_out_runs_without_the_figure() -> None:
+    found = spread([0.2, None, 0.4])
+    assert found.mean == pytest.approx(0.3)
+    assert found.std == pytest.approx(np.std([0.2, 0.4], ddof=1))
+    assert found.num_runs == 2
+    assert spread([0.5]).std is None
+    assert spread([None]).mean is None
+
+
+@pytest.mark.parametrize("level", ["sample", "summary", "system"])
+def test_a_bootstrap_interval_holds_the_figure_and_repeats_with_its_seed(level: str) -> None:
+    judge, human = correlated(60, 0.7, seed=3)
+    groups = list(np.repeat(np.arange(12), 5))
+    options = {"measure": "pearson", "level": level, "groups": groups, "num_resamples": 200}
+    found = bootstrap_interval(judge, human, **options)
+    assert found is not None
+    assert found == bootstrap_interval(judge, human, **options)
+    assert found != bootstrap_interval(judge, human, **options, seed=1)
+    assert -1 <= found.low < found.high <= 1
+    assert found.low > 0  # the correlation is strong
+
+
+def test_an_interval_of_an_undefined_figure_is_none() -> None:
+    assert bootstrap_interval([3, 3, 3], [1, 2, 3]) is None
+    assert bootstrap_interval([], []) is None
+
+
+def test_confidence_outside_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\)"):
+        bootstrap_interval([1, 2], [1, 2], confidence=95)
+
+
+def test_a_clearly_better_judge_is_found_better() -> None:
+    good, human = correlated(120, 0.2, seed=4)
+    bad, _ = correlated(120, 0.2, seed=5)
+    found = compare(bad, good, human, measure="pearson", num_resamples=200)
+    assert found.difference is not None and found.difference > 0.5
+    assert found.interval is not None and found.interval.low > 0
+    assert found.p_value is not None and found.p_value < 0.02
+    assert found.num_rows == 120
+
+
+def test_a_judge_is_as_good_as_itself() -> None:
+    judge, human = correlated(40, 0.5, seed=6)
+    found = compare(judge, judge, human, num_resamples=100)
+    assert found.difference == 0
+    assert found.p_value == 1
+    assert found.interval is not None and (found.interval.low, found.interval.high) == (0, 0)
+
+
+def test_rows_that_either_judge_could_not_score_do_not_enter() -> None:
+    found = compare([1, 2, None, 4, 5], [1, 2, 3, None, 5], [1, 2, 3, 4, 5], num_resamples=20)
+    assert found.num_rows == 3
+
+
+def test_means_are_compared_row_by_row() -> None:
+    wrong, right = [0.0] * 30, [1.0] * 25 + [0.0] * 5
+    found = compare_means(wrong, right, num_resamples=300)
+    assert found.difference == pytest.approx(25 / 30)
+    assert found.p_value is not None and found.p_value < 0.01
+    with pytest.raises(ValueError, match="same rows, got 30 and 1"):
+        compare_means(wrong, [1.0])
