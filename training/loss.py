@@ -1,17 +1,19 @@
 """Losses of masked-diffusion SFT, on logits that were computed at masked positions only.
 
-- ``masked_mean``: the mean cross-entropy over the masked tokens (paper Eq. 2 and Eq. 5).
-- ``elbo``: each masked token weighted by 1/t and the sum divided by the number of tokens (LLaDA's guidelines,
-  arXiv 2502.09992 Eq. 3), which bounds the negative log-likelihood from above.
-"""
+- ``masked_mean``: the mean cross-entropy over a sequence's masked tokens (paper Eq. 2 and Eq. 5).
+- ``elbo``: each masked token weighted by 1/t and the sum divided by the number of maskable tokens
+  (LLaDA's guidelines, arXiv 2502.09992 Eq. 3); with each token masked with probability t, its
+  expectation bounds the negative log-likelihood a token from above.
 
-from typing import Literal
+Both average over the sequences of a batch last. Every sequence weighs the same, so the mean over
+the batches of several processes or accumulation steps is exactly the mean over one large batch.
+"""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-LossName = Literal["masked_mean", "elbo"]
+from dspy_diffusion_infill.training.options import LossName
 
 
 def diffusion_loss(
@@ -28,17 +30,20 @@ def diffusion_loss(
     Args:
         logits: at the masked positions, in row-major order of ``masked``.
         x0: the clean tokens.
-        masked: which positions were masked.
+        masked: which positions were masked; at least one in each sequence.
         t: the masking ratio of each sequence, in (0, 1].
         num_maskable: how many tokens of each sequence could have been masked; needed for ``elbo``.
         loss: ``masked_mean`` averages within each sequence, then over the batch; ``elbo`` as above.
+
+    Raises:
+        ValueError: if ``elbo`` is asked for without ``num_maskable``.
     """
     nll = F.cross_entropy(logits.float(), x0[masked], reduction="none")
-    row = masked.nonzero()[:, 0]
+    sequence = masked.nonzero()[:, 0]
     if loss == "elbo":
         if num_maskable is None:
-            raise ValueError("loss='elbo' needs num_maskable, the number of tokens that could have been masked")
+            raise ValueError("loss='elbo' needs num_maskable, the number of maskable tokens")
         weight = 1.0 / (t * num_maskable)
     else:
         weight = 1.0 / masked.sum(1)
-    return (nll * weight[row]).sum() / len(x0)
+    return (nll * weight[sequence]).sum() / len(x0)

@@ -1,11 +1,13 @@
-"""The forward process of masked-diffusion SFT: which tokens of a (prompt, response) pair are masked.
+"""The forward process of masked-diffusion SFT: which tokens of a row are masked.
 
-- Full-sequence masking (FS): floor(t * |X|) tokens of the whole sequence, t ~ U(0, 1); paper section 3.1.
-- Response-only masking (RO): each response token with probability t, t ~ U(0, 1]; paper appendix G, LLaDA's SFT.
-- Window masking: contiguous spans, the shape that an optimizer of prompts asks for; inside a span floor(t * |span|) + 1
-  tokens are masked, since infilling passes through every partly filled state.
+- Full-sequence masking (FS): floor(t * |X|) tokens of the whole sequence, t ~ U(0, 1); paper
+  section 3.1.
+- Response-only masking (RO): each response token with probability t, t ~ U(0, 1]; paper appendix G,
+  LLaDA's SFT.
+- Window masking: contiguous spans, the shape that an optimizer of prompts asks for; inside a span
+  floor(t * |span|) + 1 tokens are masked, since infilling passes through every partly filled state.
 
-All three return a boolean mask that selects no token outside ``maskable`` and at least one inside it.
+All three return a boolean mask that selects no token outside ``maskable`` and at least one inside.
 """
 
 import math
@@ -15,6 +17,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
+
+from dspy_diffusion_infill.training.options import MaskingOptions
+from dspy_diffusion_infill.training.rows import TokenizedRow
 
 Span = tuple[int, int]
 
@@ -26,26 +31,32 @@ class MaskDraw:
     Attributes:
         masked: True where the token is masked.
         t: the masking ratio that was drawn, in (0, 1].
+        num_maskable: how many tokens could have been masked.
     """
 
     masked: Bool[Tensor, " length"]
     t: float
+    num_maskable: int
 
 
-def full_sequence_mask(maskable: Bool[Tensor, " length"], t: float, generator: Generator) -> MaskDraw:
-    """Masks floor(t * number of maskable tokens) random tokens of prompt and response, and at least one."""
+def full_sequence_mask(
+    maskable: Bool[Tensor, " length"], t: float, generator: Generator
+) -> MaskDraw:
+    """Masks floor(t * number of maskable tokens) random tokens, and at least one."""
     candidates = maskable.nonzero().squeeze(1)
     num_masked = max(1, math.floor(t * len(candidates)))
     chosen = candidates[torch.randperm(len(candidates), generator=generator)[:num_masked]]
-    return MaskDraw(_mask_of(chosen, len(maskable)), t)
+    return MaskDraw(_mask_of(chosen, len(maskable)), t, len(candidates))
 
 
-def response_only_mask(response: Bool[Tensor, " length"], t: float, generator: Generator) -> MaskDraw:
-    """Masks each response token with probability t; a draw that masks nothing masks one token of the response."""
+def response_only_mask(
+    response: Bool[Tensor, " length"], t: float, generator: Generator
+) -> MaskDraw:
+    """Masks each response token with probability t; where that masks nothing, one of them."""
     masked = response & (torch.rand(len(response), generator=generator) < t)
     if not masked.any():
-        return full_sequence_mask(response, 0.0, generator)
-    return MaskDraw(masked, t)
+        masked = full_sequence_mask(response, 0.0, generator).masked
+    return MaskDraw(masked, t, int(response.sum()))
 
 
 def window_mask(
@@ -57,37 +68,71 @@ def window_mask(
     preferred: Sequence[Span] = (),
     tokens_per_window: int = 64,
 ) -> MaskDraw:
-    """Masks parts of contiguous windows: one in each preferred span, then one for every ``tokens_per_window`` tokens.
+    """Masks parts of contiguous windows: one in each preferred span, then some anywhere.
 
     Args:
         maskable: which tokens may be masked.
         t: share of each window that is masked, in (0, 1]; at least one token of each window is.
         generator: the source of every random choice.
         lengths: shortest and longest window, tokens.
-        preferred: token spans (the instructions) that get a window of their own before random places do.
-        tokens_per_window: one further window for so many tokens of the sequence.
+        preferred: token spans (the instructions) that get a window each before random places do.
+        tokens_per_window: one further window for so many maskable tokens.
     """
     masked = torch.zeros_like(maskable)
-    anywhere = [(0, len(maskable))] * max(0, round(int(maskable.sum()) / tokens_per_window))
-    for low, high in [*preferred, *anywhere]:
+    num_anywhere = round(int(maskable.sum()) / tokens_per_window)
+    for low, high in [*preferred, *[(0, len(maskable))] * num_anywhere]:
         places = maskable[low:high].nonzero().squeeze(1) + low
         if len(places) == 0:
             continue
-        length = min(int(torch.randint(lengths[0], lengths[1] + 1, (1,), generator=generator)), len(places))
-        first = int(torch.randint(len(places) - length + 1, (1,), generator=generator))
+        length = min(_randint(lengths[0], lengths[1], generator), len(places))
+        first = _randint(0, len(places) - length, generator)
         window = places[first : first + length]
         num_masked = min(length, math.floor(t * length) + 1)
         masked[window[torch.randperm(length, generator=generator)[:num_masked]]] = True
     if not masked.any():
-        return full_sequence_mask(maskable, 0.0, generator)
-    return MaskDraw(masked, t)
+        masked = full_sequence_mask(maskable, 0.0, generator).masked
+    return MaskDraw(masked, t, int(maskable.sum()))
+
+
+def draw_mask(
+    options: MaskingOptions, row: TokenizedRow, generator: Generator, index: int
+) -> MaskDraw:
+    """Masks a row in one of the ways of the options, chosen by their shares.
+
+    Args:
+        options: shares and numbers of the three ways.
+        row: the tokens; with response-only masking, at least one of a response.
+        generator: the source of every random choice.
+        index: number of the sequence, for low-discrepancy t.
+    """
+    t = draw_t(generator, index=index, low_discrepancy=options.low_discrepancy)
+    way = float(torch.rand((), generator=generator))
+    maskable = torch.tensor(row.maskable)
+    if way < options.window:
+        return window_mask(
+            maskable,
+            t,
+            generator,
+            lengths=options.window_lengths,
+            preferred=row.preferred,
+            tokens_per_window=options.tokens_per_window,
+        )
+    if way < options.window + options.response_only:
+        return response_only_mask(torch.tensor(row.is_response), t, generator)
+    return full_sequence_mask(maskable, t, generator)
 
 
 def draw_t(generator: Generator, *, index: int = 0, low_discrepancy: int = 0) -> float:
-    """Draws t in (0, 1]; with ``low_discrepancy`` = n > 0, n consecutive indices get t from n different strata."""
-    u = float(torch.rand((), generator=generator, dtype=torch.float64))
-    t = 1.0 - u
+    """Draws t in (0, 1].
+
+    With ``low_discrepancy`` = n > 0, n consecutive indices get t from the n strata of (0, 1].
+    """
+    t = 1.0 - float(torch.rand((), generator=generator, dtype=torch.float64))
     return ((index % low_discrepancy) + t) / low_discrepancy if low_discrepancy else t
+
+
+def _randint(low: int, high: int, generator: Generator) -> int:
+    return int(torch.randint(low, high + 1, (1,), generator=generator))
 
 
 def _mask_of(positions: Tensor, length: int) -> Bool[Tensor, " length"]:

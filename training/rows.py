@@ -1,19 +1,23 @@
 """Rows of prompt and response, and their tokens.
 
-A row becomes the token sequence that a dLM meets at run time: the chat template's user turn, then the response as the
-assistant's turn. Worked examples that share their instruction are put under one statement of it (``with_worked_examples``),
-as the optimizer's contexts do.
+A row becomes the token sequence that a dLM meets at run time: the chat template's turns, the last
+assistant's turn being the response. Worked examples that share their instructions are put under one
+statement of them (``with_worked_examples``, ``with_adapter``), as the optimizer's contexts do.
 """
 
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import dspy
+from dspy.adapters.base import Adapter
 from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"
+_PLACE = "\ue000content\ue001"  # private characters, which no template writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +25,14 @@ class Row:
     """One training text.
 
     Attributes:
-        turns: (role, content) pairs as the chat template takes them; a final assistant turn is the response.
-        instructions: the part of the turns that an optimizer would rewrite; empty where it is not known.
+        turns: (role, content) pairs as the chat template takes them; a final assistant turn is the
+            response.
+        instructions: the parts of the turns that an optimizer would rewrite; empty where they are
+            not known.
     """
 
     turns: tuple[tuple[str, str], ...]
-    instructions: str = ""
+    instructions: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -43,38 +49,29 @@ class Row:
 def pair(prompt: str, response: str = "", *, instructions: str = "") -> Row:
     """The row of one prompt and, where it is not blank, its response."""
     answer = (("assistant", response.strip()),) if response.strip() else ()
-    return Row((("user", prompt), *answer), instructions)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedRow:
-    """The tokens of a row, and which of them may be masked.
-
-    Attributes:
-        input_ids: the tokens, turn markers included.
-        maskable: True for content: text of the turns, and the end-of-turn token of the response.
-        is_response: True for the response and its end-of-turn token.
-        preferred: token spans of the instructions.
-    """
-
-    input_ids: list[int]
-    maskable: list[bool]
-    is_response: list[bool]
-    preferred: list[tuple[int, int]]
+    return Row((("user", prompt), *answer), (instructions,) if instructions else ())
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An instruction and the worked examples that are known for it: (input block up to the answer, answer)."""
+    """Instructions and the worked examples that are known for them.
+
+    Attributes:
+        instructions: the text that stands once, above the examples.
+        examples: (input block up to the answer, answer) pairs.
+    """
 
     instructions: str
     examples: tuple[tuple[str, str], ...]
 
 
-def group_by_instructions(rows: Iterable[Row], *, min_examples: int = 3) -> tuple[list[Group], list[Row]]:
-    """Splits off the rows whose prompts are an instruction, a blank line, and one or more worked examples.
+def group_by_instructions(
+    rows: Iterable[Row], *, min_examples: int = 3
+) -> tuple[list[Group], list[Row]]:
+    """Splits off the rows whose prompts are instructions, a blank line, and worked examples.
 
-    Returns the groups that have ``min_examples`` different examples, and all rows that are in no such group.
+    Returns the groups that have ``min_examples`` different examples, and all rows that are in no
+    such group.
     """
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -101,39 +98,91 @@ def _worked_examples(row: Row) -> Iterator[tuple[str, str]]:
         yield blocks[-1], row.response.strip()
 
 
-def with_worked_examples(group: Group, rng: random.Random, *, max_examples: int = 6, max_chars: int = 1400) -> Row:
-    """One statement of the instructions and some worked examples; the last answer is the response."""
-    examples = rng.sample(group.examples, min(rng.randint(1, max_examples), len(group.examples)))
-    while len(examples) > 1 and sum(len(q) + len(a) for q, a in examples) > max_chars:
-        examples.pop()
+def with_worked_examples(
+    group: Group, rng: random.Random, *, max_examples: int = 6, max_chars: int = 1400
+) -> Row:
+    """One statement of the instructions and some worked examples; the last answer is the response.
+
+    At least one example stays, whatever its length; further ones as long as all together have
+    ``max_chars`` characters.
+    """
+    examples = _some_examples(group, rng, max_examples, max_chars)
     blocks = [f"{question} {answer}" for question, answer in examples[:-1]] + [examples[-1][0]]
     prompt = SEPARATOR.join([group.instructions, *blocks])
     return pair(prompt, examples[-1][1], instructions=group.instructions)
 
 
-def with_adapter(group: Group, rng: random.Random, *, max_examples: int = 3, max_chars: int = 700) -> Row:
-    """The same as DSPy's ChatAdapter sends it: instructions in the system message, worked examples as turns."""
-    signature = dspy.Signature("input -> output", group.instructions)
+def with_adapter(
+    group: Group, rng: random.Random, *, max_examples: int = 3, max_chars: int = 700
+) -> Row:
+    """The same as DSPy's ChatAdapter sends it: instructions in the system message, then turns."""
+    signature = dspy.make_signature("input -> output", group.instructions)
+    examples = _some_examples(group, rng, max_examples, max_chars)
+    fields = [{"input": _without_markers(q), "output": a.strip()} for q, a in examples]
+    return adapter_row(signature, fields[-1], demos=fields[:-1], adapter=dspy.ChatAdapter())
+
+
+def adapter_row(
+    signature: type[dspy.Signature],
+    example: Any,
+    *,
+    demos: Sequence[Any] = (),
+    adapter: Adapter | None = None,
+) -> Row:
+    """The row of one DSPy example: the adapter's messages, and the gold outputs as it writes them.
+
+    Args:
+        signature: names the input and output fields, and has the instructions.
+        example: a ``dspy.Example`` or dict with all of those fields.
+        demos: examples that are shown before it.
+        adapter: ChatAdapter where none is given.
+    """
+    adapter = adapter or dspy.ChatAdapter()
+    inputs = {name: example[name] for name in signature.input_fields}
+    outputs = {name: example[name] for name in signature.output_fields}
+    messages = adapter.format(signature, demos=list(demos), inputs=inputs)
+    turns = tuple((message["role"], message["content"]) for message in messages)
+    response = adapter.format_assistant_message_content(signature, outputs)
+    return Row((*turns, ("assistant", response)), (signature.instructions,))
+
+
+def _some_examples(
+    group: Group, rng: random.Random, max_examples: int, max_chars: int
+) -> list[tuple[str, str]]:
     examples = rng.sample(group.examples, min(rng.randint(1, max_examples), len(group.examples)))
     while len(examples) > 1 and sum(len(q) + len(a) for q, a in examples) > max_chars:
         examples.pop()
-    fields = [{"input": _without_markers(q), "output": a.strip()} for q, a in examples]
-    adapter = dspy.ChatAdapter()
-    messages = adapter.format(signature, demos=fields[:-1], inputs={"input": fields[-1]["input"]})
-    turns = tuple((message["role"], message["content"]) for message in messages)
-    response = adapter.format_assistant_message_content(signature, {"output": fields[-1]["output"]})
-    return Row((*turns, ("assistant", response)), group.instructions)
+    return examples
 
 
 def _without_markers(question: str) -> str:
-    """The input alone, without the "Input:" or "Q:" before it and the "Output:" or "A:" after it."""
+    """The input alone, without "Input:" or "Q:" before it and "Output:" or "A:" after it."""
     body = question.rsplit("\n", 1)[0]
     head, colon, rest = body.partition(":")
     return rest.strip() if colon and " " not in head.strip() else body.strip()
 
 
-def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> TokenizedRow:
-    """Renders a row through the chat template and marks content, response and instructions on its tokens.
+@dataclass(frozen=True, slots=True)
+class TokenizedRow:
+    """The tokens of a row, and which of them may be masked.
+
+    Attributes:
+        input_ids: the tokens, turn markers included.
+        maskable: True for content: text of the turns, and the end-of-turn token of the response.
+        is_response: True for the response and its end-of-turn token.
+        preferred: token spans of the instructions.
+    """
+
+    input_ids: list[int]
+    maskable: list[bool]
+    is_response: list[bool]
+    preferred: list[tuple[int, int]]
+
+
+def tokenize_row(
+    row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None
+) -> TokenizedRow:
+    """Renders a row through the chat template and marks content, response and instructions.
 
     A row over ``max_length`` tokens is cut at its end.
     """
@@ -143,29 +192,64 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: in
     ids: list[int] = encoded["input_ids"][:max_length]
     offsets: Sequence[tuple[int, int]] = encoded["offset_mapping"][:max_length]
     maskable, is_response = [False] * len(ids), [False] * len(ids)
-    spans = list(_content_spans(text, row.turns))
+    markers = turn_markers(tokenizer, tuple(role for role, _ in row.turns))
+    spans = list(_content_spans(text, row.turns, markers))
     for number, (role, start, end) in enumerate(spans, start=1):
         last_assistant = role == "assistant" and number == len(spans)
-        inside = _tokens_inside(offsets, start, end)
+        inside = tokens_inside(offsets, start, end)
         if last_assistant and inside and inside[-1] + 1 < len(ids):
             inside.append(inside[-1] + 1)  # the end-of-turn token counts as response
         for k in inside:
-            maskable[k] = k > 0
+            maskable[k] = k > 0  # a shifted model cannot score the first token
             is_response[k] = last_assistant
-    preferred = []
-    if row.instructions and (at := text.find(row.instructions)) >= 0:
-        inside = _tokens_inside(offsets, at, at + len(row.instructions))
-        preferred = [(inside[0], inside[-1] + 1)] if inside else []
-    return TokenizedRow(ids, maskable, is_response, preferred)
+    return TokenizedRow(ids, maskable, is_response, _preferred(text, row, offsets))
 
 
-def _tokens_inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+def with_eos_padding(row: TokenizedRow, *, eos_id: int, multiple: int) -> TokenizedRow:
+    """The row padded with end-of-text tokens to a multiple of tokens; they count as response.
+
+    In LLaDA's guidelines (arXiv 2502.09992) a response is padded to its batch's longest, and the
+    model learns to end it; a fixed multiple keeps a sequence independent of its batch.
+    """
+    num_padding = -len(row.input_ids) % multiple
+    return replace(
+        row,
+        input_ids=row.input_ids + [eos_id] * num_padding,
+        maskable=row.maskable + [True] * num_padding,
+        is_response=row.is_response + [True] * num_padding,
+    )
+
+
+def tokens_inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+    """The tokens that lie wholly inside the characters from ``start`` to ``end``."""
     return [k for k, (a, b) in enumerate(offsets) if start <= a and b <= end and b > a]
 
 
-def _content_spans(text: str, turns: Sequence[tuple[str, str]]) -> Iterator[tuple[str, int, int]]:
-    position = 0
-    for role, content in turns:
-        start = text.index(content.strip(), position)  # some templates strip a turn's content
-        position = start + len(content.strip())
-        yield role, start, position
+def _preferred(text: str, row: Row, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    spans = []
+    for part in row.instructions:
+        at = text.find(part)
+        inside = tokens_inside(offsets, at, at + len(part)) if at >= 0 else []
+        if inside:
+            spans.append((inside[0], inside[-1] + 1))
+    return spans
+
+
+def _content_spans(
+    text: str, turns: Sequence[tuple[str, str]], markers: Sequence[str]
+) -> Iterator[tuple[str, int, int]]:
+    """(role, start, end) of each turn's content in the rendered text, outer whitespace left out."""
+    position = len(markers[0])
+    for (role, content), marker in zip(turns, markers[1:], strict=True):
+        if not text.startswith(content + marker, position):
+            content = content.strip()  # some templates strip a turn's content
+        start = position + len(content) - len(content.lstrip())
+        yield role, start, start + len(content.strip())
+        position += len(content) + len(marker)
+
+
+@lru_cache(maxsize=256)
+def turn_markers(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> list[str]:
+    """What the chat template writes before, between and after the contents of such turns."""
+    messages = [{"role": role, "content": _PLACE} for role in roles]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False)).split(_PLACE)

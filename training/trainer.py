@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import Trainer
 
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions, shifted_left
-from dspy_diffusion_infill.training.loss import LossName, diffusion_loss
+from dspy_diffusion_infill.training.loss import diffusion_loss
+from dspy_diffusion_infill.training.options import LossName
 
 
 class DiffusionTrainer(Trainer):
@@ -17,7 +18,9 @@ class DiffusionTrainer(Trainer):
     tokens whose most likely token is the right one.
     """
 
-    def __init__(self, *args: Any, shift: bool, loss: LossName = "masked_mean", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, shift: bool, loss: LossName = "masked_mean", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.shift, self.loss_name = shift, loss
         self._right, self._seen = torch.zeros(()), torch.zeros(())
@@ -34,10 +37,17 @@ class DiffusionTrainer(Trainer):
         positions = shifted_left(inputs["masked"]) if self.shift else inputs["masked"]
         with head_on_positions(self.accelerator.unwrap_model(model), positions):
             logits = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                use_cache=False,
             ).logits
         loss = diffusion_loss(
-            logits, inputs["x0"], inputs["masked"], inputs["t"], inputs.get("num_maskable"), loss=self.loss_name
+            logits,
+            inputs["x0"],
+            inputs["masked"],
+            inputs["t"],
+            inputs.get("num_maskable"),
+            loss=self.loss_name,
         )
         with torch.no_grad():
             target = inputs["x0"][inputs["masked"]]

@@ -1,0 +1,185 @@
+"""Diffusion perplexity of responses given their prompts (paper App. B, after Sahoo et al. 2024).
+
+Noise schedule sigma(t) = sigma_max * t; a token survives until t with probability
+alpha(t) = exp(-sigma(t)). Eq. 4, with the sign that makes it a positive number of nats:
+
+    NELBO = E_t [ -alpha'(t) / (1 - alpha(t)) * sum over masked i of -log P(x_i | x_t) ],  t ~ U(0, 1)
+
+and Eq. 3: perplexity = exp(NELBO / L), over the L tokens of the response. The prompt is never masked,
+so this is the response's perplexity given the prompt.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dspy_diffusion_infill.denoisers import Denoiser, ScoreRequest
+from dspy_diffusion_infill.errors import ContextTooLongError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffusionPerplexity:
+    """A Monte Carlo estimate of diffusion perplexity; lower is better.
+
+    Attributes:
+        perplexity: exp of ``nelbo``.
+        standard_error: of ``perplexity``, from the draws of t and masks; 0 for an exact figure.
+        nelbo: nats a response token, over all responses.
+        nelbo_standard_error: of ``nelbo``.
+        nelbo_of: nats a token of each response.
+        num_tokens: tokens of all responses.
+        num_samples: draws of t and masks for each response.
+    """
+
+    perplexity: float
+    standard_error: float
+    nelbo: float
+    nelbo_standard_error: float
+    nelbo_of: tuple[float, ...]
+    num_tokens: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Noised:
+    """One draw for one response: its weight, and the places that are masked (in the response)."""
+
+    response: int
+    weight: float
+    masked: tuple[int, ...]
+
+
+def perplexity(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    sigma_max: float = 10,
+    num_samples: int = 64,
+    seed: int = 0,
+) -> DiffusionPerplexity:
+    """Estimates the diffusion perplexity of ``responses``, each as the answer to its prompt.
+
+    The draws of t are stratified: two in each of ``num_samples / 2`` equal parts of (0, 1), so that
+    the standard error is that of the stratified estimate, without bias.
+
+    Args:
+        denoiser: scores masked tokens; prompt and response go through its chat template.
+        prompts: one user turn each.
+        responses: the assistant's turn of each prompt; not blank.
+        sigma_max: the noise at t = 1; exp(-sigma_max) of the tokens survive it.
+        num_samples: draws for each response; even.
+        seed: decides every draw.
+
+    Raises:
+        ValueError: lists of different length, a blank response, or an odd ``num_samples``.
+        ContextTooLongError: a prompt and its response do not fit the denoiser.
+    """
+    if len(prompts) != len(responses) or not prompts:
+        raise ValueError(
+            "prompts and responses must be of one length, at least 1, "
+            f"got {len(prompts)} and {len(responses)}"
+        )
+    if num_samples < 2 or num_samples % 2:
+        raise ValueError(f"num_samples must be an even number from 2, got {num_samples}")
+    if sigma_max <= 0:
+        raise ValueError(f"sigma_max must be above 0, got sigma_max={sigma_max}")
+
+    # 1. The tokens of each prompt and response, and which of them are the response.
+    texts = [_tokens(denoiser, p, r) for p, r in zip(prompts, responses, strict=True)]
+
+    # 2. Draws of t and of masks; 3. the model scores what is masked.
+    rng = random.Random(f"perplexity/{seed}")
+    draws = [
+        draw
+        for number, (_, places) in enumerate(texts)
+        for draw in _draw(number, len(places), sigma_max, num_samples, rng)
+    ]
+    nlls = _nlls(denoiser, texts, draws)
+
+    # 4. Weighted means, and their standard errors.
+    return _estimate(draws, nlls, [len(places) for _, places in texts], num_samples)
+
+
+def _tokens(
+    denoiser: Denoiser, prompt: str, response: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(all tokens, positions of the response's tokens)."""
+    answer = response.strip()
+    if not answer:
+        raise ValueError("a response is blank: perplexity needs at least one token of it")
+    text = denoiser.render(
+        [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    )
+    start = text.rindex(answer)
+    encoding = denoiser.encode(text)
+    if len(encoding.input_ids) > denoiser.context_length:
+        raise ContextTooLongError(
+            f"a prompt and its response have {len(encoding.input_ids)} tokens, more than the "
+            f"context_length={denoiser.context_length} of {denoiser.name}: shorten the prompt"
+        )
+    places = tuple(
+        k
+        for k, (a, b) in enumerate(encoding.offsets)
+        if start <= a and b <= start + len(answer) and b > a
+    )
+    if not places:
+        raise ValueError(f"no token lies wholly inside the response {answer!r}")
+    return encoding.input_ids, places
+
+
+def _draw(
+    number: int, length: int, sigma_max: float, num_samples: int, rng: random.Random
+) -> list[_Noised]:
+    """``num_samples`` draws for one response, two neighbours from each stratum of t."""
+    draws = []
+    for k in range(num_samples):
+        t = (k // 2 + 1.0 - rng.random()) / (num_samples / 2)
+        alpha = math.exp(-sigma_max * t)
+        weight = sigma_max * alpha / -math.expm1(-sigma_max * t)  # -alpha' / (1 - alpha)
+        masked = tuple(i for i in range(length) if rng.random() >= alpha)
+        draws.append(_Noised(number, weight, masked))
+    return draws
+
+
+def _nlls(
+    denoiser: Denoiser,
+    texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    draws: Sequence[_Noised],
+) -> list[float]:
+    """Negative log-likelihood of the masked tokens of each draw; equal masks are scored once."""
+    asked = sorted({(draw.response, draw.masked) for draw in draws if draw.masked})
+    requests = []
+    for response, masked in asked:
+        ids, places = texts[response]
+        noised = list(ids)
+        for i in masked:
+            noised[places[i]] = denoiser.mask_id
+        requests.append(ScoreRequest(tuple(noised), tuple(ids[places[i]] for i in masked)))
+    scores = dict(zip(asked, denoiser.score(requests), strict=True))
+    return [-math.fsum(scores.get((draw.response, draw.masked), ())) for draw in draws]
+
+
+def _estimate(
+    draws: Sequence[_Noised], nlls: Sequence[float], lengths: Sequence[int], num_samples: int
+) -> DiffusionPerplexity:
+    totals, variances = [0.0] * len(lengths), [0.0] * len(lengths)
+    values = [draw.weight * nll for draw, nll in zip(draws, nlls, strict=True)]
+    for k in range(0, len(values), 2):
+        first, second, response = values[k], values[k + 1], draws[k].response
+        totals[response] += (first + second) / num_samples
+        variances[response] += (first - second) ** 2 / num_samples**2  # of one stratum's two draws
+    num_tokens = sum(lengths)
+    nelbo = math.fsum(totals) / num_tokens
+    error = math.sqrt(math.fsum(variances)) / num_tokens
+    value = math.exp(nelbo) if nelbo < 700 else math.inf
+    return DiffusionPerplexity(
+        perplexity=value,
+        standard_error=value * error if error else 0.0,
+        nelbo=nelbo,
+        nelbo_standard_error=error,
+        nelbo_of=tuple(t / n for t, n in zip(totals, lengths, strict=True)),
+        num_tokens=num_tokens,
+        num_samples=num_samples,
+    )

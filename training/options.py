@@ -1,0 +1,305 @@
+"""What a recipe says, as frozen dataclasses; every number has its unit and range.
+
+``recipe.load_recipe`` fills them from YAML. The defaults are the paper's where it has
+them (Table 5).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+LossName = Literal["masked_mean", "elbo"]
+Form = Literal["full", "lora", "qlora"]
+Shape = Literal["rows", "ungrouped", "worked_examples", "chat_adapter"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraOptions:
+    """Numbers of a LoRA adapter.
+
+    Attributes:
+        rank: >= 1.
+        alpha: the update is scaled by alpha / rank.
+        dropout: in [0, 1).
+        target_modules: names of the adapted linear layers, or ``all-linear``.
+    """
+
+    rank: int = 32
+    alpha: int = 64
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptOptions:
+    """How a causal LM becomes a masked diffusion LM: causal mask dropped, shift kept.
+
+    Attributes:
+        mask_token: a token of the vocabulary that the model has no other use for; with
+            ``form: full``, a new token is added where there is none of this name.
+        annealing_steps: optimizer steps over which the later tokens come into sight; 0 is at once.
+    """
+
+    mask_token: str
+    annealing_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """The model that is taught.
+
+    Attributes:
+        base: a denoiser's name, hub id or folder; with ``adapt``, a causal LM's.
+        revision: branch, tag or commit of a hub checkpoint.
+        form: all weights, a LoRA adapter, or one over 4-bit weights (bitsandbytes, GPU).
+        lora: the adapter's numbers, where the form has one.
+        adapt: where the base is a causal LM.
+        adapter: folder of an adapter that training goes on from, of the same shape.
+        bf16: compute in bfloat16; weights that are trained stay in float32.
+        gradient_checkpointing: compute activations again in the backward pass; saves memory.
+    """
+
+    base: str
+    revision: str | None = None
+    form: Form = "full"
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    adapt: AdaptOptions | None = None
+    adapter: str | None = None
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.adapter is not None and self.form == "full":
+            raise ValueError(
+                f"adapter={self.adapter!r} needs form=lora or form=qlora, got form=full"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """Where rows come from, and what is made of them.
+
+    Attributes:
+        path: a JSONL file, or a data set's id on the hub.
+        split: of a hub data set; None says that ``path`` is a file.
+        weight: share of the sequences where they are drawn at random (a stage with ``steps``).
+        shape: ``rows`` as they are; ``ungrouped``: rows that share their instructions with no other
+            row; ``worked_examples`` or ``chat_adapter``: instructions that several rows share,
+            stated once above some worked examples, as plain text or as DSPy's ChatAdapter does.
+        prompt_only: take rows without a response too.
+        max_field_chars: of a Feedback Collection row's fields, cut at a word; None is all.
+    """
+
+    path: str
+    split: str | None = None
+    weight: float = 1.0
+    shape: Shape = "rows"
+    prompt_only: bool = False
+    max_field_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight must be above 0, got weight={self.weight}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """What the model is taught on.
+
+    Attributes:
+        sources: at least one.
+        max_length: tokens of a sequence.
+        too_long: what happens to a row of more tokens: ``cut`` keeps its first ``max_length`` (a
+            row whose response would be lost is dropped), ``drop`` leaves it out, ``raise`` is an
+            error.
+        on_error: ``raise`` at the first bad row with file and line, or ``skip`` and count it.
+        bucket: batches among which sequences are sorted by length, to save padding.
+    """
+
+    sources: tuple[SourceOptions, ...]
+    max_length: int = 4096
+    too_long: Literal["cut", "drop", "raise"] = "drop"
+    on_error: Literal["raise", "skip"] = "raise"
+    bucket: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources must name at least one file or data set, got none")
+        if self.max_length < 8:
+            raise ValueError(f"max_length must be at least 8 tokens, got {self.max_length}")
+        if self.bucket < 1:
+            raise ValueError(f"bucket must be at least 1, got bucket={self.bucket}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskingOptions:
+    """The forward process: shares of sequences masked in each way; they add up to 1.
+
+    Attributes:
+        full_sequence: share with floor(t * |X|) tokens of prompt and response masked.
+        response_only: share with each response token masked with probability t.
+        window: share with contiguous spans masked.
+        window_lengths: shortest and longest span, tokens.
+        tokens_per_window: one span for so many tokens, beside one in each part of the instructions.
+        low_discrepancy: so many consecutive sequences get t from different strata; 0 draws freely.
+        eos_padding: responses end with end-of-text tokens up to a multiple of so many tokens, and
+            those count as response; 0 adds none.
+    """
+
+    full_sequence: float = 0.0
+    response_only: float = 0.0
+    window: float = 0.0
+    window_lengths: tuple[int, int] = (4, 16)
+    tokens_per_window: int = 64
+    low_discrepancy: int = 0
+    eos_padding: int = 0
+
+    def __post_init__(self) -> None:
+        shares = (self.full_sequence, self.response_only, self.window)
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                "full_sequence, response_only and window must be shares that add up to 1, got "
+                f"{self.full_sequence} + {self.response_only} + {self.window} = {sum(shares):g}"
+            )
+        if not 1 <= self.window_lengths[0] <= self.window_lengths[1]:
+            raise ValueError(
+                f"window_lengths must be 1 <= shortest <= longest, got {list(self.window_lengths)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerOptions:
+    """AdamW and its schedule (paper Table 5).
+
+    Attributes:
+        learning_rate: the highest of the schedule.
+        schedule: ``cosine`` decays to 0; ``constant`` stays.
+        warmup_steps: steps of linear warm-up.
+        batch_size: sequences that one process holds at once.
+        accumulation: batches of one step, shared among the processes: a step is the same however
+            many there are.
+        betas: decay rates of AdamW's moments.
+        eps: AdamW's epsilon.
+        weight_decay: decoupled, on weight matrices.
+        max_grad_norm: gradients are clipped to this norm; 0 does not clip.
+    """
+
+    learning_rate: float
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 500
+    batch_size: int = 1
+    accumulation: int = 32
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.accumulation < 1:
+            raise ValueError(
+                "batch_size and accumulation must be at least 1, got "
+                f"batch_size={self.batch_size}, accumulation={self.accumulation}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One run of the optimizer.
+
+    Attributes:
+        name: of the stage's folder.
+        masking: the forward process.
+        optimizer: the recipe's, with what this stage says itself.
+        epochs: passes over all rows; each row once a pass, in an order of its own.
+        steps: optimizer steps; without ``epochs``, on rows that are drawn by the sources' weights,
+            with it, the stage ends after so many at the latest.
+        loss: ``masked_mean`` (the paper) or ``elbo`` (1/t).
+    """
+
+    name: str
+    masking: MaskingOptions
+    optimizer: OptimizerOptions
+    epochs: float | None = None
+    steps: int | None = None
+    loss: LossName = "masked_mean"
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise ValueError(f"stage {self.name!r} needs epochs or steps, got neither")
+        if min(self.epochs or 1, self.steps or 1) <= 0 or 0 in (self.epochs, self.steps):
+            raise ValueError(
+                f"stage {self.name!r}: epochs and steps must be above 0, "
+                f"got epochs={self.epochs}, steps={self.steps}"
+            )
+        if self.loss == "elbo" and self.masking.window > 0:
+            raise ValueError(
+                f"stage {self.name!r}: loss=elbo is a bound only without window masking, "
+                f"got window={self.masking.window}; take loss=masked_mean"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions:
+    """What is measured during training, and at its end.
+
+    Attributes:
+        every: optimizer steps between two evaluations; 0 is at the end only.
+        probe: JSONL file of the infill probe, rows {text, start, end}; None leaves it out.
+        probe_rows: how many of its rows.
+        held_out: JSONL file of {prompt, response} rows whose NELBO is measured.
+        held_out_rows: how many of its rows.
+        num_samples: masks drawn for each of those rows.
+    """
+
+    every: int = 0
+    probe: str | None = None
+    probe_rows: int = 100
+    held_out: str | None = None
+    held_out_rows: int = 32
+    num_samples: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides a training run.
+
+    Attributes:
+        name: of the output folder and the model card.
+        model: what is taught.
+        data: on what.
+        stages: in order; each goes on from the weights of the one before.
+        evaluation: what is measured.
+        seed: decides every random choice.
+        logging_steps: optimizer steps between two lines of the log.
+        save_steps: optimizer steps between two checkpoints; a multiple of ``logging_steps``, so
+            that a resumed run logs the same averages.
+        report_to: trackers that transformers' Trainer knows: ``tensorboard``, ``wandb``, ….
+    """
+
+    name: str
+    model: ModelOptions
+    data: DataOptions
+    stages: tuple[Stage, ...]
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    seed: int = 0
+    logging_steps: int = 10
+    save_steps: int = 100
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages must hold at least one stage, got none")
+        if self.save_steps % self.logging_steps:
+            raise ValueError(
+                f"save_steps must be a multiple of logging_steps={self.logging_steps}, "
+                f"got save_steps={self.save_steps}"
+            )
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages must have different names, got {', '.join(names)}")
+        prompt_only = any(source.prompt_only for source in self.data.sources)
+        for stage in self.stages:
+            if prompt_only and stage.masking.response_only > 0:
+                raise ValueError(
+                    f"stage {stage.name!r} masks responses only, and a source has "
+                    "prompt_only: true; set it to false"
+                )

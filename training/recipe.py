@@ -1,0 +1,195 @@
+"""Recipes: YAML files, found by name or path, with overrides, and no key that is not known."""
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dspy_diffusion_infill.errors import MissingDependencyError
+from dspy_diffusion_infill.training.options import Recipe
+
+try:
+    import yaml
+except ImportError as error:
+    raise MissingDependencyError(
+        "recipes need PyYAML: pip install 'dspy-diffusion-infill[train]'"
+    ) from error
+
+T = TypeVar("T")
+_FOLDER = resources.files("dspy_diffusion_infill.training") / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(p.name[: -len(".yaml")] for p in _FOLDER.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        name_or_path: one of ``recipe_names()``, or a YAML file.
+        overrides: ``key=value`` with dotted keys (``stages.0.steps=10``) and YAML values. A key of
+            ``optimizer`` at the top holds for every stage that does not say otherwise.
+
+    Raises:
+        ValueError: no such recipe, an unknown key, or a value of the wrong type or range; the
+            message has the key's place in the recipe.
+    """
+    tree = yaml.safe_load(_recipe_text(name_or_path))
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {name_or_path} must be a mapping, got {type(tree).__name__}")
+    for override in overrides:
+        _set(tree, override)
+    shared = tree.pop("optimizer", {})
+    for stage in tree.get("stages") or []:
+        if isinstance(stage, dict):
+            stage["optimizer"] = {**shared, **(stage.get("optimizer") or {})}
+    return build(Recipe, tree, "recipe")
+
+
+def build(cls: type[T], tree: Any, place: str) -> T:
+    """The dataclass ``cls`` from plain YAML data.
+
+    Raises:
+        ValueError: as ``load_recipe``; ``place`` stands before the key in the message.
+    """
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{place} must be a mapping, got {tree!r}")
+    known = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
+    hints = get_type_hints(cls)
+    for key in tree:
+        if key not in known:
+            raise ValueError(f"{place} has no key {key!r}{_hint(str(key), known)}")
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in tree and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise ValueError(f"{place} needs {', '.join(missing)}")
+    values = {key: _convert(hints[key], value, f"{place}.{key}") for key, value in tree.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """A recipe as plain data again: what ``build`` makes the same recipe of."""
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out."""
+    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _recipe_text(name_or_path: str | Path) -> str:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ValueError(f"recipe file {path} does not exist")
+        return path.read_text(encoding="utf-8")
+    names = recipe_names()
+    if str(name_or_path) not in names:
+        raise ValueError(
+            f"no recipe {str(name_or_path)!r}: give a .yaml file or one of {', '.join(names)}"
+        )
+    return (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    """Puts one ``key=value`` into the tree, in place."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"an override must be key=value, got {override!r}")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        node = _child(node, part, override)
+        if node is None:
+            raise ValueError(f"override {override!r}: {part!r} is empty in this recipe")
+    value = yaml.safe_load(text)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        node[last] = value
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if not isinstance(node, dict):
+        raise ValueError(f"override {override!r}: {part!r} is inside {node!r}, which has no keys")
+    return node.setdefault(part, {})
+
+
+def _index(node: Sequence[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ValueError(
+            f"override {override!r}: {part!r} must be the number of an item, 0..{len(node) - 1}"
+        )
+    return int(part)
+
+
+def _convert(hint: Any, value: Any, place: str) -> Any:
+    """The YAML value as the field's type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(args, value, place)
+    if origin is Literal:
+        if value not in args:
+            choices = ", ".join(map(str, args))
+            raise ValueError(f"{place} must be one of {choices}; got {value!r}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, place)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, place)
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return _float(value, place)
+    if type(value) is not hint:  # an exact match: True is no number
+        raise ValueError(f"{place} must be of type {getattr(hint, "__name__", hint)}, got {value!r}")
+    return value
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, place: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    kinds = [arg for arg in args if arg is not type(None)]
+    if str in kinds and isinstance(value, str):
+        return value
+    return _convert(next(kind for kind in reversed(kinds)), value, place)
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{place} must be a list, got {value!r}")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(kinds) != len(value):
+        raise ValueError(f"{place} must have {len(kinds)} items, got {value!r}")
+    return tuple(
+        _convert(kind, item, f"{place}.{k}")
+        for k, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _float(value: int | float | str, place: str) -> float:
+    try:
+        return float(value)  # YAML 1.1 reads 1e-5, without a point, as text
+    except ValueError:
+        raise ValueError(f"{place} must be a number, got {value!r}") from None
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(key, names, n=1)
+    return f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(names)}"
