@@ -79,7 +79,13 @@ class Setup:
         metric = self.validator.metric
         lms = [getattr(p.lm or dspy.settings.lm, "model", None) for p in self.student.predictors()]
         return {
-            "program": key_of(self.student.dump_state()),
+            "program": key_of(
+                {
+                    name: [predictor.signature.instructions, repr(predictor.signature.fields)]
+                    + [dict(demo) for demo in predictor.demos]
+                    for name, predictor in self.student.named_predictors()
+                }
+            ),
             "trainset": key_of([example.toDict() for example in self.trainset]),
             "valset": key_of([example.toDict() for example in self.valset]),
             "metric": getattr(metric, "__qualname__", type(metric).__qualname__),

@@ -1,0 +1,79 @@
+import pytest
+
+from dspy_diffusion_infill.contexts import WorkedExample
+from dspy_diffusion_infill.infiller.proposals import (
+    Proposal,
+    ProposalFilter,
+    adds_some_labels,
+    find_labels,
+)
+from dspy_diffusion_infill.windows import Piece, Window
+
+OLD = "Decide how the writer feels about it."
+EXAMPLES = tuple(
+    WorkedExample({"review": f"The {thing} was a long and dull affair"}, {"label": label})
+    for thing, label in [
+        ("play", "negative"),
+        ("opera", "positive"),
+        ("film", "negative"),
+        ("concert", "positive"),
+    ]
+)
+
+
+def reason(fill: str) -> str | None:
+    window = Window((Piece(6, 21, 4),))
+    proposal = Proposal("p", window, (fill,), window.splice(OLD, [fill]), 0.5)
+    return ProposalFilter.over(EXAMPLES).reason_against(proposal, OLD)
+
+
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [
+        (" what the author", None),
+        (OLD[6:21], "unchanged"),
+        ("  how THE writer", "unchanged"),
+        ("", "degenerate"),
+        ("   \n", "degenerate"),
+        (" ... !!", "degenerate"),
+        (" the the the", "degenerate"),
+        (" of the of the", "degenerate"),
+        (" caf\ufffd", "degenerate"),
+        (" the {review} writer", "new_placeholder"),
+        (" [[ ## label ## ]]", "new_placeholder"),
+        (" negative", "partial_labels"),
+        (" positive or negative:", None),
+        (" a long and dull affair", "copies_example"),
+    ],
+)
+def test_worthless_proposals_are_named(fill, expected):
+    assert reason(fill) == expected
+
+
+def test_short_values_of_examples_are_not_to_be_copied():
+    examples = (WorkedExample({"word": "giraffe"}, {"plural": "giraffes"}),)
+    window = Window((Piece(0, 0, 2),))
+    proposal = Proposal("p", window, ("For giraffe, ",), "For giraffe, write the plural.", 0.5)
+    kept = ProposalFilter.over(examples)
+    assert kept.reason_against(proposal, "write the plural.") == "copies_example"
+
+
+def test_a_proposal_is_let_through_once_and_every_drop_is_counted():
+    window = Window((Piece(6, 21, 4),))
+    fills = [" what the author", " what the author", " negative"]
+    proposals = [Proposal("p", window, (f,), window.splice(OLD, [f]), 0.5) for f in fills]
+    keeper = ProposalFilter.over(EXAMPLES)
+    assert [p.fills for p in keeper.keep(proposals, OLD)] == [(" what the author",)]
+    assert keeper.counts == {"proposed": 3, "duplicate": 1, "partial_labels": 1}
+
+
+def test_labels_are_short_values_that_repeat():
+    assert find_labels(EXAMPLES) == ("negative", "positive")
+    free = [WorkedExample({}, {"answer": str(k)}) for k in range(8)]
+    assert find_labels(free) == ()
+
+
+def test_labels_that_were_there_before_may_stay_alone():
+    assert not adds_some_labels("say negative now", "is it negative?", ("negative", "positive"))
+    assert adds_some_labels("say positive now", "is it negative?", ("negative", "positive")) is True
+    assert not adds_some_labels("positive, negative", "label it", ("negative", "positive"))
