@@ -157,7 +157,8 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         return _float(value, place)
     if type(value) is not hint:  # an exact match: True is no number
-        raise ValueError(f"{place} must be of type {getattr(hint, "__name__", hint)}, got {value!r}")
+        kind = getattr(hint, "__name__", hint)
+        raise ValueError(f"{place} must be of type {kind}, got {value!r}")
     return value
 
 

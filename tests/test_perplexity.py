@@ -1,0 +1,153 @@
+import itertools
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.perplexity_truth import nelbo_by_enumeration
+
+from dspy_diffusion_infill.denoisers import Denoiser, Encoding, Infilled, ScoreRequest
+from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.training import perplexity
+
+LETTERS = "abc"
+LENGTH = 4
+
+
+class JointDenoiser:
+    """A denoiser over the letters a, b, c that knows a joint distribution of 4-letter responses.
+
+    Its conditionals are exact, so the diffusion NELBO of a response is its true negative
+    log-likelihood: the chain rule holds in every order of the tokens. ``noise`` makes them
+    inconsistent, as a real model's are.
+    """
+
+    name = "joint"
+    context_length = 40
+    mask_id = 255
+    num_passes = 0
+
+    def __init__(self, seed: int, noise: float = 0.0) -> None:
+        rng = random.Random(seed)
+        weights = {w: rng.random() ** 3 for w in itertools.product(LETTERS, repeat=LENGTH)}
+        self.joint = {w: x / sum(weights.values()) for w, x in weights.items()}
+        self.noise = noise
+        self.num_scored = 0
+
+    def encode(self, text: str) -> Encoding:
+        return Encoding(tuple(text.encode()), tuple((k, k + 1) for k in range(len(text))))
+
+    def decode(self, input_ids: Sequence[int]) -> str:
+        return bytes(input_ids).decode()
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        return "".join(f"<{m['role'][0]}>{m['content']}</{m['role'][0]}>" for m in messages)
+
+    def infill(self, requests: Sequence[object], sampling: object) -> list[Infilled]:
+        raise NotImplementedError
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        self.num_scored += len(requests)
+        return [self._score(request) for request in requests]
+
+    def _score(self, request: ScoreRequest) -> tuple[float, ...]:
+        tail = len("</a>")
+        response = request.input_ids[-tail - LENGTH : -tail]
+        assert self.mask_id not in request.input_ids[: -tail - LENGTH], "the prompt is masked"
+        seen = {k: chr(i) for k, i in enumerate(response) if i != self.mask_id}
+        masked = [k for k in range(LENGTH) if k not in seen]
+        fitting = {w: p for w, p in self.joint.items() if all(w[k] == c for k, c in seen.items())}
+        scores = []
+        for place, target in zip(masked, request.targets, strict=True):
+            right = sum(p for w, p in fitting.items() if w[place] == chr(target))
+            jitter = self.noise * random.Random(f"{response}/{place}").random()
+            scores.append(math.log(right / sum(fitting.values())) - jitter)
+        return tuple(scores)
+
+
+def truth(denoiser: JointDenoiser, response: str, sigma_max: float) -> float:
+    ids = denoiser.encode(f"<a>{response}</a>").input_ids
+
+    def nll_of(masked: tuple[int, ...]) -> float:
+        noised = tuple(denoiser.mask_id if k - 3 in masked else i for k, i in enumerate(ids))
+        targets = tuple(ids[3 + k] for k in masked)
+        return -sum(denoiser._score(ScoreRequest(noised, targets)))
+
+    return nelbo_by_enumeration(nll_of, LENGTH, sigma_max)
+
+
+def test_the_fake_is_a_denoiser():
+    assert isinstance(JointDenoiser(0), Denoiser)
+
+
+@pytest.mark.parametrize("sigma_max", [1.0, 3.0, 10.0])
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_estimate_equals_full_enumeration_within_its_standard_error(sigma_max, noise):
+    denoiser = JointDenoiser(1, noise)
+    expected = truth(denoiser, "abca", sigma_max) / LENGTH
+    estimate = perplexity(denoiser, ["q"], ["abca"], sigma_max=sigma_max, num_samples=4000)
+    assert abs(estimate.nelbo - expected) < 4 * estimate.nelbo_standard_error
+    assert estimate.nelbo_standard_error < 0.02
+    assert estimate.perplexity == pytest.approx(math.exp(estimate.nelbo))
+
+
+def test_enumeration_of_consistent_conditionals_is_the_true_likelihood():
+    # exp(-10) of the mask is never drawn at sigma_max = 10: 5e-5 of some nats.
+    denoiser = JointDenoiser(2)
+    nll = -math.log(denoiser.joint["b", "a", "a", "c"])
+    assert truth(denoiser, "baac", 10.0) == pytest.approx(nll, abs=1e-3)
+
+
+def test_several_responses_are_pooled_by_token():
+    denoiser = JointDenoiser(3)
+    both = perplexity(denoiser, ["q", "r"], ["abca", "cccc"], num_samples=64)
+    assert both.num_tokens == 2 * LENGTH
+    assert both.nelbo == pytest.approx(sum(both.nelbo_of) / 2)
+
+
+def test_standard_error_is_honest():
+    """The spread of 200 estimates is what each of them says, within the error of a spread."""
+    denoiser = JointDenoiser(4, noise=2.0)
+    runs = [perplexity(denoiser, ["q"], ["abcb"], num_samples=16, seed=k) for k in range(200)]
+    mean = sum(run.nelbo for run in runs) / len(runs)
+    spread = math.sqrt(sum((run.nelbo - mean) ** 2 for run in runs) / (len(runs) - 1))
+    said = math.sqrt(sum(run.nelbo_standard_error**2 for run in runs) / len(runs))
+    assert spread == pytest.approx(said, rel=0.2)
+
+
+@given(seed=st.integers(0, 50), sigma_max=st.floats(0.1, 60))
+def test_equal_seeds_give_equal_figures(seed, sigma_max):
+    denoiser = JointDenoiser(5)
+    runs = [
+        perplexity(denoiser, ["q"], ["caba"], sigma_max=sigma_max, num_samples=4, seed=seed)
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_equal_masks_are_scored_once():
+    denoiser = JointDenoiser(6)
+    perplexity(denoiser, ["q"], ["aaaa"], num_samples=400)
+    assert denoiser.num_scored <= 2**LENGTH - 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "responses", "options", "message"),
+    [
+        (["q"], [], {}, "one length"),
+        ([], [], {}, "one length"),
+        (["q"], ["  "], {}, "blank"),
+        (["q"], ["abca"], {"num_samples": 3}, "even number"),
+        (["q"], ["abca"], {"sigma_max": 0}, "sigma_max"),
+    ],
+)
+def test_wrong_arguments_are_named(prompts, responses, options, message):
+    with pytest.raises(ValueError, match=message):
+        perplexity(JointDenoiser(0), prompts, responses, **options)
+
+
+def test_a_text_over_the_context_length_is_an_error():
+    with pytest.raises(ContextTooLongError, match="context_length=40"):
+        perplexity(JointDenoiser(0), ["q" * 50], ["abca"])
