@@ -1,3 +1,29 @@
-"""Local, surgical edits of DSPy instructions: a masked diffusion language model infills windows of them."""
+"""Local, surgical edits of DSPy instructions by a masked diffusion language model.
 
-__all__: list[str] = []
+    from dspy_diffusion_infill import DiffusionInfill
+    better = DiffusionInfill().compile(program, trainset)
+
+Importing this package loads no torch: the first ``load_denoiser`` does.
+"""
+
+from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.denoisers import Denoiser, InfillRequest, Sampling, load_denoiser
+from dspy_diffusion_infill.embedded import embedded_lm
+from dspy_diffusion_infill.errors import DiffusionInfillError, TooManyErrors
+from dspy_diffusion_infill.infiller.scoring import ResponseScorer
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.windows import Prefix
+
+__all__ = [
+    "Denoiser",
+    "DiffusionInfill",
+    "DiffusionInfillError",
+    "InfillRequest",
+    "Prefix",
+    "ResponseScorer",
+    "Sampling",
+    "TemplateAdapter",
+    "TooManyErrors",
+    "embedded_lm",
+    "load_denoiser",
+]

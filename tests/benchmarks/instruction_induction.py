@@ -1,0 +1,153 @@
+"""Test accuracy before and after ``DiffusionInfill`` on instruction-induction tasks.
+
+The embedded pair, the first human instruction of each task, 16 training rows that are also the
+valset, and a budget of metric calls. Any folder of files ``{task, human_instructions, train, test}``
+with rows ``{input, outputs}`` will do::
+
+    python tests/benchmarks/instruction_induction.py --data FOLDER --json OUT.json
+"""
+
+import argparse
+import json
+import logging
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import numpy as np
+
+from dspy_diffusion_infill import DiffusionInfill, TemplateAdapter, embedded_lm, load_denoiser
+
+NUM_TRAIN = 16
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task under one seed; accuracies in 0..1."""
+
+    task: str
+    seed: int
+    test_before: float
+    test_after: float
+    metric_calls: int
+    seconds: float
+    instructions_before: str
+    instructions_after: str
+
+
+def equals_one_of(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+    """Right if the answer is one of the outputs, ignoring case and a final full stop."""
+
+    def folded(text: str) -> str:
+        return " ".join(text.lower().split()).removesuffix(".")
+
+    return float(folded(str(prediction.output)) in {folded(text) for text in example.outputs})
+
+
+def load_rows(rows: list[dict[str, Any]]) -> list[dspy.Example]:
+    return [
+        dspy.Example(input=r["input"], output=r["outputs"][0], outputs=r["outputs"]).with_inputs(
+            "input"
+        )
+        for r in rows
+    ]
+
+
+def accuracy(program: dspy.Module, rows: list[dspy.Example]) -> float:
+    evaluate = dspy.Evaluate(devset=rows, metric=equals_one_of, max_errors=len(rows) + 1)
+    return float(np.mean([float(score) for *_, score in evaluate(program).results]))
+
+
+def run_task(file: Path, seed: int, options: argparse.Namespace, denoiser: Any) -> Result:
+    task = json.loads(file.read_text(encoding="utf-8"))
+    train = random.Random(f"{task['task']}/{seed}").sample(
+        task["train"], min(NUM_TRAIN, len(task["train"]))
+    )
+    instructions = task["human_instructions"][0]
+    program = dspy.Predict(dspy.Signature("input -> output", instructions))
+    started = time.perf_counter()
+    optimizer = DiffusionInfill(
+        equals_one_of,
+        denoiser,
+        max_metric_calls=options.max_metric_calls,
+        sweeps=options.sweeps,
+        seed=seed,
+        max_errors=NUM_TRAIN,
+        display_progress=False,
+        **({"guidance": None} if options.no_guidance else {}),
+    )
+    better = optimizer.compile(program, load_rows(train))
+    seconds = time.perf_counter() - started
+    test = load_rows(task["test"][: options.test_rows])
+    return Result(
+        task=task["task"],
+        seed=seed,
+        test_before=accuracy(program, test),
+        test_after=accuracy(better, test),
+        metric_calls=better.detailed_results.metric_calls,
+        seconds=round(seconds, 1),
+        instructions_before=instructions,
+        instructions_after=better.signature.instructions,
+    )
+
+
+def summary(results: list[Result]) -> str:
+    """Every task's mean, and the mean gain over tasks with a bootstrap interval over tasks."""
+    tasks = sorted({r.task for r in results})
+    lines = [f"{'task':28} {'before':>7} {'after':>7} {'change':>7}"]
+    gains = []
+    for task in tasks:
+        rows = [r for r in results if r.task == task]
+        before, after = (np.mean([getattr(r, f) for r in rows]) for f in ("test_before", "test_after"))
+        gains.append(after - before)
+        lines.append(f"{task:28} {before:7.3f} {after:7.3f} {after - before:+7.3f}")
+    means = np.random.default_rng(0).choice(gains, (10_000, len(gains))).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    calls = max(r.metric_calls for r in results)
+    lines.append(
+        f"mean gain {100 * np.mean(gains):+.1f} points, 95 % interval over tasks "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}]; worst task {100 * min(gains):+.1f}; "
+        f"at most {calls} metric calls, {np.mean([r.seconds for r in results]):.0f} s a task"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tasks", help="comma-separated; all files of the folder by default")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--max-metric-calls", type=int, default=400)
+    parser.add_argument("--sweeps", type=int, default=12)
+    parser.add_argument("--test-rows", type=int, default=None)
+    parser.add_argument("--denoiser", default="smollm2-fs")
+    parser.add_argument("--no-guidance", action="store_true", help="the paper's procedure")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    logging.getLogger("dspy").setLevel(logging.ERROR)
+    logging.getLogger("dspy_diffusion_infill").setLevel(logging.ERROR)
+    files = sorted(options.data.glob("*.json"))
+    if options.tasks:
+        files = [options.data / f"{name}.json" for name in options.tasks.split(",")]
+    denoiser = load_denoiser(options.denoiser)
+    dspy.configure(lm=embedded_lm(), adapter=TemplateAdapter())
+    results = []
+    for file in files:
+        for seed in range(options.seeds):
+            result = run_task(file, seed, options, denoiser)
+            results.append(result)
+            print(
+                f"{result.task} seed {seed}: {result.test_before:.2f} -> {result.test_after:.2f} "
+                f"({result.metric_calls} calls, {result.seconds:.0f} s) "
+                f"{result.instructions_after!r}",
+                flush=True,
+            )
+            options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
+    print(summary(results))
+
+
+if __name__ == "__main__":
+    main()
