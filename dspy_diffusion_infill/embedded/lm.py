@@ -35,8 +35,8 @@ def embedded_lm(
         prompt_format: how messages become text (``denoisers.chatml.render``).
         max_tokens: where answers are cut, >= 1; a call may say otherwise.
         temperature: 0 is greedy; a call may say otherwise.
-        context_length: tokens of prompt and answer together, at most 8192; 2048 tokens take 47 MB a
-            server.
+        context_length: tokens of prompt and answer together, in 1..8192, rounded up to the next
+            256; 2048 tokens take 47 MB a server.
         cache: whether DSPy keeps the answers.
 
     Raises:
