@@ -1,4 +1,4 @@
-"""The tasks that teach infilling: right answers, varied wording, and none that the project is measured on."""
+"""The tasks that teach infilling: right answers, many wordings, none that we are measured on."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ EXCLUDED_IDS = re.compile(
 EXCLUDED_WORDING = re.compile(
     r"passive|active voice|subtract|minus\b|\bdifference|first letter|initial letter|\w*formal\b"
     r"|animal that is (larger|bigger|smaller)|(larger|bigger|smaller|heavier) (of the two )?animal"
-    r"|numbers? (in|as|to|into) (English )?words|(starts?|begins?|starting|beginning) with the letter"
+    r"|numbers? (in|as|to|into) (English )?words|(start|begin)\w* with the letter"
     r"|sentiment|positive|review|plural|synonym|(same|similar) meaning|German|same sense",
     re.IGNORECASE,
 )
@@ -62,13 +62,14 @@ def test_no_task_is_one_that_the_project_is_measured_on(tasks, groups):
         "Subtract the numbers.",
         "Extract the first letter.",
         "Make it more formal.",
-    ]
-    + [
         "Write the larger animal.",
         "Write the number in words.",
         "Find words starting with the letter.",
-    ]
-    + ["Positive or negative?", "Write the plural.", "Give a synonym.", "Translate to German."],
+        "Positive or negative?",
+        "Write the plural.",
+        "Give a synonym.",
+        "Translate to German.",
+    ],
 )
 def test_the_exclusion_list_knows_the_excluded_tasks(wording):
     assert EXCLUDED_WORDING.search(wording)
@@ -90,18 +91,15 @@ def test_every_example_is_one_block_that_ends_with_its_marker(groups):
     for task_id, group in groups:
         assert 7 <= len(group.examples) <= 20, task_id
         for block, answer in group.examples:
-            assert re.fullmatch(r"[^\n:]+: \S[^\n]*\n[^\n:]+:", block), (task_id, block)
+            assert re.fullmatch(r"[^\s:]+: \S[^\n]*\n[^\n:]+:", block), (task_id, block)
             assert answer == answer.strip() != "", (task_id, block)
 
 
 def test_instructions_are_one_short_paragraph_with_every_slot_filled(groups):
     for task_id, group in groups:
         text = group.instructions
-        assert "\n" not in text and "; a" not in text and len(text) < 400, (task_id, text)
-        assert not re.search(r"\{(in|out|act|Act|role|rule|or|and|list|slash)\}", text), (
-            task_id,
-            text,
-        )
+        assert "\n" not in text and len(text) < 400, (task_id, text)
+        assert not re.search("; an? |[{}](in|out|act|role|rule|or|and|list)", text), (task_id, text)
 
 
 def test_some_instructions_are_long_and_most_markers_are_plain(groups):
@@ -128,7 +126,7 @@ def test_every_function_that_makes_examples_is_used():
 
 def test_a_table_cell_with_two_answers_is_left_out(tmp_path):
     table = tmp_path / "table.txt"
-    table.write_text("a | b\nx | 1\ny | 2\ny | 3\nz | 4\nz | 4\n", encoding="utf-8")
+    table.write_text("a | b\nx | 1\ny | 2\ny | 3\nz | 4\nz | 4\nw |\n", encoding="utf-8")
     assert _columns(table, "a", "b") == [("x", "1"), ("z", "4")]
 
 
@@ -146,6 +144,7 @@ def _ints(text: str) -> list[int]:
     return [int(x) for x in re.findall(r"\d+", text)]
 
 
+PRIMES = {n for n in range(2, 100) if not any(n % k == 0 for k in (2, 3, 5, 7) if k < n)}
 TRUTHS: dict[str, Callable[[str], object]] = {
     "add": lambda x: sum(_ints(x)),
     "add_three": lambda x: sum(_ints(x)),
@@ -178,9 +177,7 @@ TRUTHS: dict[str, Callable[[str], object]] = {
     "date_to_iso": lambda x: datetime.strptime(x, "%B %d, %Y").strftime("%Y-%m-%d"),
     "to_24_hours": lambda x: datetime.strptime(x, "%I:%M %p").strftime("%H:%M"),
     "day_after": lambda x: dict(Sunday="Monday", Friday="Saturday", Monday="Tuesday").get(x),
-    "prime": lambda x: (
-        "prime" if not any(int(x) % k == 0 for k in (2, 3, 5, 7) if k < int(x)) else None
-    ),
+    "prime": lambda x: "prime" if int(x) in PRIMES else "not prime",
 }
 
 

@@ -171,7 +171,8 @@ def _columns(path: Path, given: str, answer: str) -> list[tuple[str, str]]:
     rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     answers: dict[str, list[str]] = {}
     for row in rows:
-        answers.setdefault(row[i], []).append(row[j])
+        if row[i] and row[j]:
+            answers.setdefault(row[i], []).append(row[j])
     # An input with two possible answers (peso: Mexico, Chile) would teach nothing: left out.
     return [(x, found[0]) for x, found in answers.items() if len(set(found)) == 1]
 
