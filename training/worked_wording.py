@@ -180,6 +180,7 @@ def _short(wording: Wording, rng: random.Random) -> str:
 
 def _fill(frame: str, wording: Wording, rng: random.Random, *, out: str = "") -> str:
     act = rng.choice(wording.acts)
+    rule = _rule(wording, rng)
     out = out or rng.choice(
         [x for x in wording.outputs if not x.startswith("whether")] or ["the answer"]
     )
@@ -189,7 +190,7 @@ def _fill(frame: str, wording: Wording, rng: random.Random, *, out: str = "") ->
         "in": rng.choice(wording.inputs),
         "out": out,
         "role": rng.choice([*ROLES, *wording.roles * 4]),
-        "rule": _rule(wording, rng),
+        "rule": rule if rule[-1] in ".)" else f"{rule}.",
     }
     return frame.format_map(values)
 
