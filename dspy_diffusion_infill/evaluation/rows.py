@@ -1,0 +1,155 @@
+"""Reading rows of data files, with errors that name the file, the row and the field."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dspy_diffusion_infill.errors import DataError, MissingDependencyError
+
+T = TypeVar("T")
+
+INSTALL = "pip install 'dspy-diffusion-infill[evaluation]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row, and where it came from.
+
+    Attributes:
+        values: field name to value.
+        source: the file or the hub's data set.
+        number: of the row in it, from 1.
+    """
+
+    values: Mapping[str, Any]
+    source: str
+    number: int
+
+    def text(self, name: str, *, may_be_empty: bool = False) -> str:
+        """A text field.
+
+        Raises:
+            DataError: it is missing, no text, or empty.
+        """
+        value = self.get(name, str, "text")
+        if not may_be_empty and not value.strip():
+            raise self.error(name, "is empty")
+        return value
+
+    def number_of(self, name: str, *, low: float, high: float) -> float:
+        """A number in [low, high]; digits in quotes are taken too.
+
+        Raises:
+            DataError: it is missing, no number, or out of its range.
+        """
+        value = self.get(name, (int, float, str), "a number")
+        try:
+            number = float(value)
+        except ValueError:
+            raise self.error(name, f"must be a number, got {value!r}") from None
+        if not low <= number <= high:
+            raise self.error(name, f"must be in {low:g}..{high:g}, got {value!r}")
+        return number
+
+    def items(self, name: str) -> Sequence[Any]:
+        """A list field.
+
+        Raises:
+            DataError: it is missing or no list.
+        """
+        return self.get(name, list, "a list")
+
+    def inner(self, name: str) -> "Row":
+        """A field that holds fields.
+
+        Raises:
+            DataError: it is missing or holds none.
+        """
+        values = self.get(name, dict, "an object")
+        return Row(
+            {f"{name}.{key}": value for key, value in values.items()}, self.source, self.number
+        )
+
+    def get(self, name: str, kind: type[T] | tuple[type[T], ...], called: str) -> T:
+        """A field of the given type.
+
+        Raises:
+            DataError: it is missing or of another type.
+        """
+        if name not in self.values or self.values[name] is None:
+            raise self.error(
+                name, f"is missing; the row has {', '.join(sorted(self.values)) or '-'}"
+            )
+        value = self.values[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(name, f"must be {called}, got {type(value).__name__}: {value!r:.60}")
+        return value
+
+    def error(self, name: str, problem: str) -> DataError:
+        """A DataError that names file, row and field."""
+        return DataError(f"{self.source}, row {self.number}: field {name!r} {problem}")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a ``.jsonl``, ``.json`` (a list of objects) or ``.parquet`` file.
+
+    Raises:
+        DataError: the file is missing, of another kind, or not what its name says.
+    """
+    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    if not path.is_file():
+        raise DataError(f"{path} is no file")
+    if path.suffix not in readers:
+        raise DataError(f"{path}: the file must be {', '.join(readers)}, got {path.suffix!r}")
+    numbered = readers[path.suffix](path)
+    for number, value in numbered:
+        if not isinstance(value, dict):
+            raise DataError(f"{path}, row {number}: must be an object, got {type(value).__name__}")
+    if not numbered:
+        raise DataError(f"{path} holds no rows")
+    return [Row(value, str(path), number) for number, value in numbered]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
+
+
+def _jsonl(path: Path) -> list[tuple[int, Any]]:
+    """Rows are numbered by their lines."""
+    values = []
+    # Not splitlines: texts may hold U+2028 and the like, which JSON does not escape.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                values.append((number, json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, row {number}: no JSON ({error})") from None
+    return values
+
+
+def _json(path: Path) -> list[tuple[int, Any]]:
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: no JSON ({error})") from None
+    if not isinstance(value, list):
+        raise DataError(f"{path}: must be a list of rows, got {type(value).__name__}")
+    return list(enumerate(value, start=1))
+
+
+def _parquet(path: Path) -> list[tuple[int, Any]]:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise MissingDependencyError(f"reading {path} needs pyarrow: {INSTALL}") from None
+    try:
+        return list(enumerate(read_table(path).to_pylist(), start=1))
+    except ArrowInvalid as error:
+        raise DataError(f"{path}: no parquet file ({error})") from None

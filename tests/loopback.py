@@ -1,0 +1,108 @@
+"""A scripted OpenAI-compatible server on loopback: it answers as told, and counts."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import dspy
+
+RATE_LIMITED = 429
+Script = Callable[[int, dict[str, Any]], str | int]
+
+
+@dataclass(slots=True)
+class Loopback:
+    """What has been asked.
+
+    Attributes:
+        url: for ``api_base``.
+        bodies: every request's JSON, in the order of arrival.
+        answered: the prompts of the requests whose answer was sent in full.
+    """
+
+    url: str
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def lm(self, **options: Any) -> dspy.LM:
+        """A ``dspy.LM`` of this server; DSPy's own cache is off unless asked for."""
+        options = {
+            "cache": False,
+            "temperature": 1.0,
+            "max_tokens": 64,
+            "num_retries": 2,
+            **options,
+        }
+        return dspy.LM("openai/loopback", api_base=self.url, api_key="none", **options)
+
+
+@contextmanager
+def loopback(script: Script) -> Iterator[Loopback]:
+    """Serves ``script(number of the request, its body)``: a completion, or an HTTP status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with seen.lock:
+                number = len(seen.bodies)
+                seen.bodies.append(body)
+            answer = script(number, body)
+            failed = isinstance(answer, int)
+            reply = (
+                {"error": {"message": "slow down"}} if failed else _completion(body, str(answer))
+            )
+            data = json.dumps(reply).encode()
+            self.send_response(answer if isinstance(answer, int) else 200)
+            if failed:
+                self.send_header("Retry-After", "0")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+            if not failed:
+                with seen.lock:
+                    seen.answered.append(prompt_of(body))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    seen = Loopback(f"http://127.0.0.1:{server.server_address[1]}/v1")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    """All messages of a request as one text."""
+    return "\n".join(_text(message["content"]) for message in body["messages"])
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def _completion(body: dict[str, Any], text: str) -> dict[str, Any]:
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": text},
+    }
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]} | {
+        "choices": [choice],
+        "usage": usage,
+    }

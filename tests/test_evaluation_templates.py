@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import dspy
+import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dspy_diffusion_infill.evaluation.judges import Judge, prometheus
+from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
+from dspy_diffusion_infill.windows import take_marks
+
+GOLDEN = Path(__file__).parent / "golden"
+PAPER = Path(__file__).resolve().parents[2] / "shared" / "paper.txt"
+
+# A row of our own in Feedback Collection's fields, with braces and odd characters in its texts.
+ROW = {
+    "orig_instruction": "Sort these numbers: {3, 1, 2}.\nAnswer as JSON.",
+    "orig_response": '{"sorted": [1, 2, 3]}',
+    "orig_reference_answer": '{"sorted": [1, 2, 3]} in rising ordér',
+    "orig_criteria": "Is the answer {correct}?",
+    "orig_score1_description": "The order is wrong.",
+    "orig_score2_description": "Most of the order is wrong.",
+    "orig_score3_description": "Half of the order is right.",
+    "orig_score4_description": "The order is right, the form is not.",
+    "orig_score5_description": "Order and form are right.",
+}
+
+
+def messages(judge: Judge) -> list[dict[str, str]]:
+    fields = {name: ROW[name] for name in judge.template.fields}
+    return judge.adapter.format(judge.judge.signature, [], fields)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_feedback_collection_row_is_sent_character_for_character(version: int) -> None:
+    system, user = messages(prometheus(version))  # pyright: ignore[reportArgumentType]
+    golden = (GOLDEN / f"judge_v{version}.txt").read_text(encoding="utf-8")
+    assert f"{system['content']}\n----\n{user['content']}\n" == golden
+    assert [system["role"], user["role"]] == ["system", "user"]
+
+
+def test_the_two_versions_differ_only_in_the_form_that_they_ask_for() -> None:
+    first, second = judge_template("judge_v1").text, judge_template("judge_v2").text
+    assert first.replace('"Feedback: (write', '"(write') == second
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
+def test_judge_and_c_gen_are_the_papers_but_for_its_line_wraps_and_quotes() -> None:
+    paper = PAPER.read_text(encoding="utf-8")
+    start = paper.index("J.1 Original Feedback Collection Prompt")
+    judge = paper[paper.index("###Task Description", start) : paper.index("J.2 Partially")]
+    printed = judge.replace("\u2018\u2018", '"').replace("\u2019\u2019", '"')
+    for name in judge_template("judge_v1").fields:
+        printed = printed.replace(f"{{{name.replace('_', ' ')}}}", f"{{{name}}}")
+    assert printed.split() == judge_template("judge_v1").text.split()
+    start = paper.index("C-Gen Prompt Template for SummEval")
+    c_gen = paper[paper.index("Please evaluate", start) : paper.index("K Potential Risks")]
+    c_gen = c_gen.replace("{system output}", "{system_output}")
+    assert c_gen.split() == judge_template("c_gen").text.split()
+
+
+def test_the_masked_judge_keeps_everything_but_task_and_score_lines() -> None:
+    full, masked = judge_template("judge_v1").text, judge_template("judge_masked").text
+    assert masked.startswith("[[infill:128]]\n###The instruction to evaluate:\n")
+    assert masked.count("\nScore [[infill:16]]") == 5
+    kept = masked.partition("\n")[2].partition("Score [[")[0]
+    assert kept in full
+    assert masked.endswith("\n\n###Feedback:")
+
+
+@pytest.mark.parametrize("name", ["judge_masked", "c_gen_masked", "g_eval_masked"])
+def test_masked_templates_ask_for_the_same_fields_as_the_plain_ones(name: str) -> None:
+    masked = judge_template(name)
+    plain = judge_template(name.replace("judge_masked", "judge_v1").replace("_masked", ""))
+    assert masked.is_masked and not plain.is_masked
+    assert set(masked.fields) <= set(plain.fields)
+    assert set(plain.fields) - set(masked.fields) <= {
+        f"orig_score{k}_description" for k in range(6)
+    }
+    assert take_marks(masked.text)[0].count("[[") == 0
+
+
+@pytest.mark.parametrize("name", ["judge_v1", "c_gen", "g_eval"])
+def test_a_signature_keeps_the_text_of_its_template(name: str) -> None:
+    template = judge_template(name)
+    assert template.signature().instructions == template.text
+    assert tuple(template.signature().input_fields) == template.fields
+
+
+def test_gold_verdicts_are_read_back() -> None:
+    assert judge_template("judge_v1").gold_verdict(4) == "[RESULT] 4"
+    assert judge_template("judge_v1").gold_verdict(4, "Fine.") == "Feedback: Fine. [RESULT] 4"
+    assert judge_template("judge_v2").gold_verdict(4, "Fine.") == "Fine. [RESULT] 4"
+    assert judge_template("judge_masked").gold_verdict(1.75) == "[RESULT] 1.75"
+    assert judge_template("g_eval").gold_verdict(10 / 3) == "3.33"
+    for name in ("judge_v1", "judge_v2", "c_gen", "g_eval"):
+        judge = Judge(name)
+        assert judge.read(judge.template.gold_verdict(2.5)).score == 2.5
+
+
+def test_an_unknown_template_is_refused() -> None:
+    with pytest.raises(ValueError, match="template must be one of judge_v1"):
+        judge_template("prometheus")
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (1, "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST]"),
+        (2, "<s>[INST] S\nU [/INST]"),
+    ],
+)
+def test_chat_templates_for_serving_prometheus(version: int, expected: str) -> None:
+    folder = Path(dspy_folder()) / "prompts"
+    template = (folder / f"chat_v{version}.jinja").read_text(encoding="utf-8")
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    assert environment.from_string(template).render(messages=turns) == expected
+    alone = environment.from_string(template).render(messages=turns[1:])
+    assert alone == "<s>[INST] U [/INST]"
+
+
+def dspy_folder() -> Path:
+    from dspy_diffusion_infill import evaluation
+
+    return Path(evaluation.__file__).parent
+
+
+def test_prompts_have_no_final_line_break() -> None:
+    assert read_prompt("gsm8k") == "Q: {question}\nA:"
+    example = dspy.Example(question="2+2?")
+    assert read_prompt("gsm8k").format(**example) == "Q: 2+2?\nA:"
