@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dspy_diffusion_infill.contexts import Slot, render_messages
+from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
 from dspy_diffusion_infill.infiller.scoring import ResponseScorer, ScoredPair
 
 
@@ -36,17 +36,30 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Scores instructions of one predictor with a response scorer."""
+    """Scores instructions of one predictor with a response scorer.
+
+    Attributes:
+        scorer: says how likely a response is.
+        max_examples: of a longer trainset the first so many are scored.
+    """
 
     scorer: ResponseScorer
+    max_examples: int = 32
 
-    def log_likelihoods(self, slot: Slot, instructions: str) -> tuple[float, ...]:
-        """Total log-likelihood of each example's gold response, nats."""
-        pairs = []
-        for example in slot.examples:
-            *prompt, response = render_messages(slot, instructions, [example])
-            pairs.append(ScoredPair(tuple(prompt), response["content"]))
-        return tuple(self.scorer.log_likelihoods(pairs))
+    def log_likelihoods(self, slot: Slot, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        """Total log-likelihood of each example's gold response under each of the instructions.
+
+        In nats. All are asked for at once, so that a scorer can share what the prompts share.
+        """
+        examples = slot.examples[: self.max_examples]
+        pairs = [_pair(slot, text, example) for text in texts for example in examples]
+        scores, size = self.scorer.log_likelihoods(pairs), len(examples)
+        return [tuple(scores[k * size : (k + 1) * size]) for k in range(len(texts))]
+
+
+def _pair(slot: Slot, instructions: str, example: WorkedExample) -> ScoredPair:
+    *prompt, response = render_messages(slot, instructions, [example])
+    return ScoredPair(tuple(prompt), response["content"])
 
 
 def gain_over(new: Sequence[float], old: Sequence[float]) -> Gain:

@@ -111,7 +111,7 @@ class Search:
         """Sweeps until all are done, the budget is spent, or nothing can get better."""
         for target in self.targets.values():
             if self.guide is not None:
-                target.log_likelihoods = self._log_likelihoods(target, target.text)
+                (target.log_likelihoods,) = self._log_likelihoods(target, [target.text])
         for sweep in range(self.options.sweeps):
             for target in self.targets.values():
                 self._sweep(target, sweep)
@@ -207,8 +207,8 @@ class Search:
         if self.guide is None or target.log_likelihoods is None:
             return [(proposal, None, None) for proposal in proposals]
         scored = []
-        for proposal in proposals:
-            log_likelihoods = self._log_likelihoods(target, proposal.instructions)
+        found = self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
+        for proposal, log_likelihoods in zip(proposals, found, strict=True):
             gain = gain_over(log_likelihoods, target.log_likelihoods)
             if gain.mean > 0:
                 scored.append((proposal, gain, log_likelihoods))
@@ -217,13 +217,17 @@ class Search:
         self.screened += len(proposals) - len(chosen)
         return list(chosen)
 
-    def _log_likelihoods(self, target: Target, instructions: str) -> tuple[float, ...]:
+    def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        """Of the gold responses under each text; from the journal where it has them."""
         assert self.guide is not None
-        key = ("likelihood", target.slot.name, instructions)
-        if (known := self.journal.get(*key)) is None:
-            known = list(self.guide.log_likelihoods(target.slot, instructions))
-            self.journal.put(known, *key)
-        return tuple(known)
+        keys = [("likelihood", target.slot.name, text) for text in texts]
+        new = [
+            text for text, key in zip(texts, keys, strict=True) if self.journal.get(*key) is None
+        ]
+        scored = self.guide.log_likelihoods(target.slot, new) if new else []
+        for text, log_likelihoods in zip(new, scored, strict=True):
+            self.journal.put(list(log_likelihoods), "likelihood", target.slot.name, text)
+        return [tuple(self.journal.get(*key) or ()) for key in keys]
 
     def _validate(self, target: Target, proposal: Proposal) -> Evaluation | None:
         """The evaluation of the best program with this proposal in it.
