@@ -338,6 +338,7 @@ BAD = {
         ValueError,
         "stride must be in 1..window=8, got stride=12",
     ),
+    "no mask": (dict(mask=()), ValueError, "mask must be a number or several, got none"),
     "window 0": (dict(window=0), ValueError, "window must be at least 1, got window=0"),
     "no sweeps": (dict(sweeps=0), ValueError, "sweeps must be at least 1, got sweeps=0"),
     "unknown predictor": (
@@ -412,3 +413,13 @@ def test_metrics_may_return_what_dspy_takes(score):
     results = compile_with(metric=lambda e, p, trace=None: score, max_metric_calls=6)
     expected = float(score.score if isinstance(score, dspy.Prediction) else score)
     assert results.detailed_results.score_before == expected
+
+
+def test_several_mask_counts_take_turns_from_sweep_to_sweep():
+    denoiser, student = WordDenoiser(), program("Read it well and tell me what it is all about")
+    options = {"mask": (2, 5), "sweeps": 2, "num_proposals": 1}
+    compile_with(lambda prompt: "no idea", denoiser=denoiser, student=student, **options)
+    counts = [text.count("<MASK>") for text in denoiser.seen]
+    half = len(counts) // 2
+    assert set(counts[:half]) == {2}
+    assert set(counts[half:]) == {5}

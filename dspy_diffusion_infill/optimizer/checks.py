@@ -116,6 +116,14 @@ def check_counts(*, max_metric_calls: int | None, **counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {name}={value}")
 
 
+def check_masks(mask: Any) -> tuple[int, ...]:
+    """The numbers of masks as a tuple; a single number is one."""
+    numbers = (mask,) if isinstance(mask, int) else tuple(mask)
+    if not numbers:
+        raise ValueError("mask must be a number or several, got none")
+    return numbers
+
+
 def check_example_range(bounds: Any) -> None:
     """Raises unless the bounds are (fewest, most) with 1 <= fewest <= most."""
     if not (

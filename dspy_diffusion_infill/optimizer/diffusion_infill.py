@@ -39,7 +39,7 @@ class DiffusionInfill(Teleprompter):
         *,
         window: int = 8,
         stride: int = 4,
-        mask: int = 8,
+        mask: int | Sequence[int] = 8,
         masking: Masking | None = None,
         sweeps: int = 2,
         num_proposals: int = 8,
@@ -69,6 +69,7 @@ class DiffusionInfill(Teleprompter):
             stride: tokens from one window to the next, 1..window.
             mask: mask tokens that are put in for a whole window; other than ``window`` lets the
                 text grow or shrink.
+                Several numbers take turns from sweep to sweep.
             masking: another scheme in place of the three above: ``Prefix(128)``, or your own.
                 Instructions that hold
                 marks such as ``[[infill:32]]`` are filled at the marks and nowhere else.
@@ -104,9 +105,9 @@ class DiffusionInfill(Teleprompter):
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
         self.denoiser = denoiser
-        self.masking = (
-            SlidingWindow(window=window, stride=stride, mask=mask) if masking is None else masking
-        )
+        self.maskings: tuple[Masking, ...] = (masking,) if masking is not None else ()
+        for num_masks in checks.check_masks(mask) if masking is None else ():
+            self.maskings += (SlidingWindow(window=window, stride=stride, mask=num_masks),)
         counted = {"sweeps": sweeps, "num_proposals": num_proposals, "num_validated": num_validated}
         checks.check_counts(**counted, max_metric_calls=max_metric_calls)
         checks.check_example_range(examples_per_context)
@@ -214,7 +215,7 @@ class DiffusionInfill(Teleprompter):
                 metric, self.num_threads, self.max_errors, self.failure_score, self.max_metric_calls
             ),
             options=SearchOptions(
-                masking=self.masking,
+                maskings=self.maskings,
                 sweeps=self.sweeps,
                 num_proposals=self.num_proposals,
                 num_validated=self.num_validated,

@@ -38,25 +38,27 @@ class CostEstimate:
 
 def estimate(search: Search) -> CostEstimate:
     """Counts the windows and multiplies; nothing is called."""
-    windows = {name: search.windows_of(target) for name, target in search.targets.items()}
-    num_windows = sum(map(len, windows.values()))
     options, num_examples = search.options, len(search.valset)
+    sweeps = [
+        [window for target in search.targets.values() for window in search.windows_of(target, k)]
+        for k in range(options.sweeps)
+    ]
     validated = options.num_proposals
     if search.guide is not None:
         validated = min(validated, options.num_validated)
-    trials = num_windows * options.sweeps * validated
+    trials = sum(map(len, sweeps)) * validated
     runs = search.first_calls + trials * num_examples
     if (limit := search.validator.max_metric_calls) is not None:
         runs = min(runs, limit)
     steps = search.infiller.sampling.steps
-    passes = sum(min(steps, w.num_masks) for of_one in windows.values() for w in of_one)
+    passes = sum(min(steps, window.num_masks) for sweep in sweeps for window in sweep)
     predictors = search.student.predictors()
     return CostEstimate(
-        num_windows=num_windows,
+        num_windows=len(sweeps[0]),
         metric_calls=runs,
         lm_calls=runs * len(predictors),
         lm_tokens=runs * sum(map(_prompt_tokens, search.targets.values())),
-        denoiser_passes=passes * options.num_proposals * options.sweeps,
+        denoiser_passes=passes * options.num_proposals,
     )
 
 

@@ -34,7 +34,7 @@ class SearchOptions:
     """How wide and how long.
 
     Attributes:
-        masking: the windows; a predictor with marked spans has its own.
+        maskings: the windows, one scheme a sweep in turn; marked spans have their own.
         sweeps: passes over all windows of all predictors.
         num_proposals: proposals for each window and sweep.
         num_validated: with guidance, how many of them are validated, the likeliest first.
@@ -42,7 +42,7 @@ class SearchOptions:
         seed: decides every random choice.
     """
 
-    masking: Masking
+    maskings: tuple[Masking, ...]
     sweeps: int
     num_proposals: int
     num_validated: int
@@ -131,7 +131,7 @@ class Search:
         total["accepted"] = sum(trial.accepted for trial in self.trials)
         return total
 
-    def windows_of(self, target: Target) -> list[Window]:
+    def windows_of(self, target: Target, sweep: int = 0) -> list[Window]:
         """The windows of a predictor's current instructions."""
         if target.marked is not None:
             return [target.marked]
@@ -142,13 +142,14 @@ class Search:
             agent_text=target.agent_text,
         )
         offsets = self.infiller.denoiser.encode(target.text).offsets
-        return self.options.masking.windows(target.text, offsets, spans)
+        masking = self.options.maskings[sweep % len(self.options.maskings)]
+        return masking.windows(target.text, offsets, spans)
 
     def _sweep(self, target: Target, sweep: int) -> None:
         """Left to right; after an accepted edit, on over the new text from the same place."""
         position = -1
         while not self.out_of_budget:
-            ahead = [window for window in self.windows_of(target) if window.start > position]
+            ahead = [w for w in self.windows_of(target, sweep) if w.start > position]
             if not ahead:
                 return
             position = ahead[0].start
