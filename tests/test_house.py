@@ -1,0 +1,259 @@
+"""Rules of the house that no linter checks: light imports, exact exports, layout, packaging."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import types
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import dspy_diffusion_infill
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dspy_diffusion_infill"
+HEAVY = ("torch", "transformers", "peft", "accelerate", "xllamacpp", "gguf", "datasets", "scipy")
+
+# Test files that mirror no module: the behaviour that each one is about.
+BEHAVIOURS = {
+    "demo_rows": "the rows that the demo ships",
+    "docs": "README and documentation run as written",
+    "examples": "the notebooks run",
+    "house": "this file",
+    "perplexity": "diffusion perplexity against full enumeration",
+    "worked_tasks": "the worked tasks that the embedded denoiser is taught on",
+}
+
+
+@cache
+def settings() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def tracked_files() -> list[Path]:
+    """The files that git tracks or would track, links left out."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("needs a git checkout")
+    paths = {ROOT / name for name in done.stdout.split("\0") if name}
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def sources() -> list[Path]:
+    """The Python files of the package, those of ``training/`` by their place in the tree."""
+    folders = (PACKAGE, ROOT / "training")
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    return sorted(path for path in files if PACKAGE / "training" not in path.parents)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "training":
+        parts = ("dspy_diffusion_infill", *parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def walk(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The heavy packages that are in ``sys.modules`` after the statement, in a fresh process."""
+    script = f"import sys\n{statement}\nprint(*({set(HEAVY)!r} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+# Imports
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    before = loaded_by("import dspy")
+    assert loaded_by("import dspy_diffusion_infill") - before == set()
+
+
+def test_the_command_line_starts_without_anything_heavy():
+    before = loaded_by("import dspy")
+    assert loaded_by("import dspy_diffusion_infill.cli") - before == set()
+
+
+def test_torch_is_imported_by_denoisers_and_training_only():
+    for path in sources():
+        name = module_name(path)
+        if re.match(r"dspy_diffusion_infill\.(denoisers|training)\b", name):
+            continue
+        for node in walk(path):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported = {imported.partition(".")[0] for imported in names}
+            assert not imported & {"torch", "transformers", "peft"}, f"{name}:{node.lineno}"
+
+
+def test_no_code_of_a_checkpoint_is_ever_trusted():
+    for path in [*sources(), *(ROOT / "tests").rglob("*.py")]:
+        for node in walk(path):
+            assert not (isinstance(node, ast.keyword) and node.arg == "trust_remote_code"), path
+
+
+# Exports
+
+
+def test_the_exports_are_exact():
+    exports = dspy_diffusion_infill.__all__
+    assert sorted(exports) == exports
+    assert len(exports) <= 12
+    public = {
+        name
+        for name, value in vars(dspy_diffusion_infill).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert public == set(exports)
+
+
+def test_every_export_is_explained():
+    for name in dspy_diffusion_infill.__all__:
+        assert (getattr(dspy_diffusion_infill, name).__doc__ or "").strip(), name
+
+
+# Packaging
+
+
+def test_the_package_list_is_the_tree():
+    found = {module_name(path) for path in sources() if path.name == "__init__.py"}
+    listed = settings()["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == listed
+    assert set(listed) == found
+
+
+def test_training_is_mapped_into_the_package_and_linked_for_tools():
+    assert settings()["tool"]["setuptools"]["package-dir"] == {
+        "dspy_diffusion_infill.training": "training"
+    }
+    entry = subprocess.run(
+        ["git", "ls-files", "--stage", "dspy_diffusion_infill/training"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if entry.returncode:
+        pytest.skip("needs a git checkout")
+    assert entry.stdout.startswith("120000 "), "the symbolic link must be committed as one"
+    assert os.readlink(PACKAGE / "training") == "../training"
+
+
+def test_every_data_file_is_in_a_package_data_pattern():
+    for path in tracked_files():
+        parts = path.relative_to(ROOT).parts
+        if path.suffix == ".py" or parts[0] not in ("dspy_diffusion_infill", "training"):
+            continue
+        assert is_shipped(path), f"no package-data pattern of pyproject.toml takes {path}"
+
+
+def is_shipped(path: Path) -> bool:
+    for package, patterns in settings()["tool"]["setuptools"]["package-data"].items():
+        mapped = settings()["tool"]["setuptools"]["package-dir"].get(package)
+        folder = ROOT / (mapped or package.replace(".", "/"))
+        if folder in path.parents and any(path in folder.glob(pattern) for pattern in patterns):
+            return True
+    return False
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_has_no_top_level_training(tmp_path):
+    names = wheel_names(tmp_path)
+    tops = {PurePosixPath(name).parts[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"dspy_diffusion_infill"}
+    for path in tracked_files():
+        parts = path.relative_to(ROOT).parts
+        if parts[0] in ("dspy_diffusion_infill", "training"):
+            inside = ("dspy_diffusion_infill", *parts) if parts[0] == "training" else parts
+            assert "/".join(inside) in names
+
+
+def wheel_names(folder: Path) -> set[str]:
+    """What a wheel holds that is built from the tracked files alone."""
+    pytest.importorskip("setuptools", minversion="77")
+    with tarfile.open(folder / "tree.tar", "w") as tar:
+        for path in [*tracked_files(), PACKAGE / "training"]:
+            tar.add(path, arcname=str(path.relative_to(ROOT)), recursive=False)
+    with tarfile.open(folder / "tree.tar") as tar:
+        tar.extractall(
+            folder / "tree", **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {})
+        )
+    build = f"from setuptools import build_meta as b; print(b.build_wheel({str(folder)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=folder / "tree", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        return set(wheel.namelist())
+
+
+def test_the_version_is_the_changelogs_newest():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(\d[^\]]*)\]", text, re.MULTILINE)
+    assert versions[0] == settings()["project"]["version"]
+
+
+# The tree
+
+
+def test_no_file_names_a_place_on_somebodys_machine():
+    place = re.compile(r"(?<![\w.~])/(?:work|root|home|Users|opt|tmp)/\w")
+    private = re.compile(
+        r"\b(?:10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2})\b|\w\.(?:internal|corp|lan)\b"
+    )
+    for path in tracked_files():
+        text = text_of(path)
+        for pattern in (place, private):
+            found = pattern.search(text)
+            assert found is None, f"{path.relative_to(ROOT)}: {found}"
+        assert f"{ROOT}{os.sep}" not in text, path
+
+
+def text_of(path: Path) -> str:
+    """The file's text; of a binary file, what of it is ASCII."""
+    return path.read_bytes().decode("utf-8", "ignore")
+
+
+def test_files_stop_at_400_lines_and_functions_at_60():
+    for path in sources():
+        assert len(text_of(path).splitlines()) <= 400, path
+        for node in walk(path):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert length <= 60, f"{path}:{node.lineno} {node.name}"
+
+
+def test_no_module_is_named_after_nothing():
+    vague = {"utils", "util", "helpers", "common", "misc", "base", "manager"}
+    assert not vague & {path.stem for path in sources()}
+
+
+def test_every_test_file_mirrors_a_module_or_a_behaviour():
+    modules = {module_name(path) for path in sources()}
+    parts = {tuple(module.split(".")[first:]) for module in modules for first in range(4)}
+    known = {"_".join(part) for part in parts if part}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        name = path.stem.removeprefix("test_")
+        assert name in known or name in BEHAVIOURS, (
+            f"{path.name} mirrors no module: name it after one, or say in BEHAVIOURS what it tests"
+        )
