@@ -85,9 +85,9 @@ def load_dataset(
     """Loads one of the paper's data sets.
 
     Args:
-        name: ``feedback_collection``, ``summeval``, ``biggen``, ``gsm8k`` or ``hover``; or
-            ``biggen_tasks``, BiGGen-Bench's tasks with constructed responses and scores, for trying
-            things out where its human scores are not at hand.
+        name: ``feedback_collection``, ``summeval``, ``biggen``, ``gsm8k`` or ``hover``. For trying
+            things out: ``biggen_tasks``, BiGGen-Bench's tasks with constructed responses and
+            scores, and ``hover_mini``, HoVer claims whatever the number of their pages.
         data: a file, or a folder that holds the data set's files or a folder of its name; None is
             the hub.
         split: ``train``, ``dev`` (or ``validation``), ``test``, as far as the data set has them, or
@@ -250,5 +250,13 @@ _DATA_SETS = {
         _HOVER,
         {"train": _Split(0), "dev": _Split(1)},
         _hover,
+    ),
+    "hover_mini": _DataSet(
+        "vincentkoc/hover-parquet",
+        None,
+        ("hover/hotpot_mini", "hotpot_mini"),
+        (_Files(("hover_dev_covered_claims.json",), "validation"),),
+        {"dev": _Split()},
+        lambda rows: map(make.hover_example, rows),
     ),
 }
