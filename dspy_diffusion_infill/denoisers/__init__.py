@@ -36,12 +36,14 @@ def load_denoiser(
     revision: str | None = None,
     quantization: str | None = None,
 ) -> "TransformerDenoiser":
-    """Loads a masked diffusion LM; no code of the checkpoint is ever run and nothing is asked at the terminal.
+    """Loads a masked diffusion LM, without running the checkpoint's code or asking anything.
 
     Args:
-        name_or_path: ``llada``, ``llada-fs-ro``, ``dream``, ``smollm2-fs`` (embedded), a hub id, or a folder. None is
-            the ``DSPY_INFILL_MODEL`` variable, else ``llada-fs-ro`` where a GPU has room for it, else ``smollm2-fs``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or a transformers ``device_map`` strategy such as ``balanced``.
+        name_or_path: ``llada``, ``llada-fs-ro``, ``dream``, ``smollm2-fs`` (embedded), a hub id, or
+            a folder. None is the ``DSPY_INFILL_MODEL`` variable, else ``llada-fs-ro`` where a GPU
+            has room for it, else ``smollm2-fs``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or a transformers ``device_map`` strategy
+            such as ``balanced``.
         dtype: ``auto`` (bfloat16 on GPU, float32 on CPU), ``float32``, ``bfloat16`` or ``float16``.
         revision: branch, tag or commit of a hub checkpoint.
         quantization: ``8bit`` or ``4bit`` (bitsandbytes, GPU only), or None.
@@ -54,4 +56,6 @@ def load_denoiser(
     """
     from dspy_diffusion_infill.denoisers.loading import load
 
-    return load(name_or_path, device=device, dtype=dtype, revision=revision, quantization=quantization)
+    return load(
+        name_or_path, device=device, dtype=dtype, revision=revision, quantization=quantization
+    )

@@ -1,7 +1,8 @@
 """The vocabulary head, computed on chosen positions only.
 
-A masked diffusion LM needs logits at the masked positions and nowhere else. LLaDA-8B's head is 4096 x 126464: at one
-masked window of 8 in a context of 1000 tokens, a full head is 125 times the work and 500 MB of float32 logits.
+A masked diffusion LM needs logits at the masked positions and nowhere else. LLaDA-8B's head is 4096
+x 126464: at one masked window of 8 in a context of 1000 tokens, a full head is 125 times the work
+    and 500 MB of float32 logits.
 """
 
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def head_on_positions(model: PreTrainedModel, positions: Bool[Tensor, "batch length"]) -> Iterator[None]:
-    """Makes ``model(...)`` return logits of shape (number of True positions, vocabulary), in row-major order.
+def head_on_positions(
+    model: PreTrainedModel, positions: Bool[Tensor, "batch length"]
+) -> Iterator[None]:
+    """Makes ``model(...)`` return logits at ``positions`` alone, in row-major order.
 
-    The selection is a forward pre-hook of the head, so that it also works under the wrappers of peft, DDP, FSDP and
-    DeepSpeed, which need their own ``forward`` to be the one that is called.
+    The selection is a forward pre-hook of the head, so that it also works under the wrappers of
+    peft, DDP, FSDP and DeepSpeed, which need their own ``forward`` to be the one that is called.
     """
 
     def select(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -32,11 +35,13 @@ def head_on_positions(model: PreTrainedModel, positions: Bool[Tensor, "batch len
 
 
 def shifted_left(positions: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """Where a model that scores token i at position i - 1 (Dream, adapted causal LMs) must be read to score ``positions``.
+    """Where a model that scores token i at position i - 1 is read to score ``positions``.
 
     Raises:
         ValueError: if position 0 is selected, which no such model can score.
     """
     if bool(positions[:, 0].any()):
-        raise ValueError("a shifted model cannot score position 0: put a beginning-of-text token in front")
+        raise ValueError(
+            "a shifted model cannot score position 0: put a beginning-of-text token in front"
+        )
     return torch.cat([positions[:, 1:], torch.zeros_like(positions[:, :1])], dim=1)

@@ -1,4 +1,4 @@
-"""The one seam to a masked diffusion LM: what the optimizer asks of it, and the plain data that goes through.
+"""The one seam to a masked diffusion LM: what is asked of it, and the data that goes through.
 
 This module is light: it loads neither torch nor transformers.
 """
@@ -32,7 +32,8 @@ class InfillRequest:
     """One text to infill.
 
     Attributes:
-        input_ids: ids that hold the denoiser's ``mask_id`` where to fill; a 1-D tensor is taken too.
+        input_ids: ids that hold the denoiser's ``mask_id`` where to fill; a 1-D tensor is taken
+            too.
         seed: decides every random choice for this request, whatever else is in the batch.
     """
 
@@ -46,12 +47,16 @@ class Sampling:
 
     Attributes:
         steps: reverse-process steps, >= 1; never more forward passes than masked tokens are made.
-        temperature: of the Gumbel (LLaDA) or categorical (Dream) draw, >= 0; 0 is greedy. None is the denoiser's own
-            (LLaDA 0.8, Dream 0.1; paper Table 6).
-        algorithm: which tokens are unmasked first. LLaDA's: ``low_confidence``, ``random``; Dream's: ``entropy``,
-            ``maskgit_plus``, ``topk_margin``, ``origin``. None is the denoiser's own.
-        block_length: tokens of a semi-autoregressive block (LLaDA), >= 1; None is one block.
-        top_p: nucleus of the categorical draw, in (0, 1]; None is all.
+        temperature: of the Gumbel (LLaDA) or categorical (Dream) draw, >= 0; 0 is greedy. None is
+            the denoiser's own (LLaDA 0.8, Dream 0.1; paper Table 6).
+        algorithm: which tokens are unmasked first. LLaDA's: ``low_confidence``, ``random``;
+            Dream's: ``entropy``, ``maskgit_plus``, ``topk_margin``, ``origin``. None is the
+            denoiser's own.
+        block_length: tokens of a semi-autoregressive block (LLaDA), >= 1; None is the denoiser's
+            own, mostly one block.
+        top_p: nucleus of the draw, in (0, 1]; None is all.
+        top_k: most probable tokens among which is drawn, >= 1; None is as published: 50 for Dream's
+            algorithms, all for LLaDA's.
         forbid_special: never fill in special tokens, the mask or end-of-text.
     """
 
@@ -60,6 +65,7 @@ class Sampling:
     algorithm: Algorithm | None = None
     block_length: int | None = None
     top_p: float | None = None
+    top_k: int | None = None
     forbid_special: bool = True
 
     def __post_init__(self) -> None:
@@ -68,9 +74,13 @@ class Sampling:
         if self.temperature is not None and self.temperature < 0:
             raise ValueError(f"temperature must be 0 or more, got temperature={self.temperature}")
         if self.block_length is not None and self.block_length < 1:
-            raise ValueError(f"block_length must be at least 1, got block_length={self.block_length}")
+            raise ValueError(
+                f"block_length must be at least 1, got block_length={self.block_length}"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got top_p={self.top_p}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got top_k={self.top_k}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,8 @@ class Infilled:
 
     Attributes:
         input_ids: the request's ids with every mask filled.
-        confidence: mean probability, in (0, 1], that the model gave the filled tokens when it filled them.
+        confidence: mean probability, in (0, 1], that the model gave the filled tokens when it
+            filled them.
         num_passes: forward passes that this request took part in.
     """
 
@@ -110,11 +121,14 @@ class Denoiser(Protocol):
     context_length: int
     """Tokens that fit, prompt and response together."""
     mask_id: int
-    num_passes: int
-    """Forward passes made so far."""
+
+    @property
+    def num_passes(self) -> int:
+        """Forward passes made so far."""
+        ...
 
     def encode(self, text: str) -> Encoding:
-        """Tokens of ``text`` with character offsets; special tokens written in the text are recognised, none is added."""
+        """Tokens with character offsets; special tokens in the text are known, none is added."""
         ...
 
     def decode(self, input_ids: Sequence[int]) -> str:
@@ -122,7 +136,7 @@ class Denoiser(Protocol):
         ...
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The messages as one text in the model's chat template, beginning-of-text token included."""
+        """The messages in the model's chat template, beginning-of-text token included."""
         ...
 
     def infill(self, requests: Sequence[InfillRequest], sampling: Sampling) -> list[Infilled]:

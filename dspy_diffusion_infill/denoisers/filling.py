@@ -1,0 +1,116 @@
+"""One request on its way from all its tokens masked to all of them filled."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from dspy_diffusion_infill.denoisers.protocol import Algorithm, Infilled, Sampling
+from dspy_diffusion_infill.denoisers.sampling import Step, draw, schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """``Sampling`` with the denoiser's own values where it left them open."""
+
+    steps: int
+    temperature: float
+    algorithm: Algorithm
+    block_length: int | None
+    top_p: float | None
+    top_k: int | None
+    forbidden: Bool[Tensor, " vocabulary"]
+
+    @classmethod
+    def of(
+        cls,
+        sampling: Sampling,
+        *,
+        temperature: float,
+        algorithm: Algorithm,
+        block_length: int | None,
+        forbidden: Bool[Tensor, " vocabulary"],
+    ) -> "Choices":
+        """Fills what ``sampling`` left open with what suits the denoiser."""
+        return cls(
+            steps=sampling.steps,
+            temperature=temperature if sampling.temperature is None else sampling.temperature,
+            algorithm=sampling.algorithm or algorithm,
+            block_length=sampling.block_length or block_length,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            forbidden=forbidden,
+        )
+
+
+class Filling:
+    """The state of one request. Every random choice comes from its own seed.
+
+    Attributes:
+        ids: the tokens so far.
+        places: the positions that were masked at first.
+        num_passes: forward passes that this request took part in.
+    """
+
+    def __init__(
+        self,
+        ids: Int[Tensor, " length"],
+        *,
+        mask_id: int,
+        seed: int,
+        choices: Choices,
+        device: torch.device,
+    ) -> None:
+        self.ids = ids.clone()
+        self.places: Int[Tensor, " places"] = (ids == mask_id).nonzero()[:, 0]
+        self.num_passes = 0
+        self._choices = choices
+        self._generator = Generator(device).manual_seed(seed % 2**63)
+        self._masked: Bool[Tensor, " places"] = torch.ones(len(self.places), dtype=torch.bool)
+        self._probability: Float[Tensor, " places"] = torch.ones(len(self.places))
+        self._steps: list[Step] = schedule(
+            len(self.places),
+            steps=choices.steps,
+            algorithm=choices.algorithm,
+            block_length=choices.block_length,
+            generator=self._generator,
+        )[::-1]
+
+    @property
+    def done(self) -> bool:
+        """Whether every token is filled."""
+        return not self._steps
+
+    def candidates(self) -> Int[Tensor, " candidates"]:
+        """The positions among which the next step chooses: the masked ones of the current block."""
+        return self.places[self._candidates()]
+
+    def _candidates(self) -> Int[Tensor, " candidates"]:
+        step = self._steps[-1]
+        return self._masked[step.first : step.last].nonzero()[:, 0] + step.first
+
+    def advance(self, logits: Float[Tensor, "candidates vocabulary"]) -> None:
+        """Takes one step with the model's logits at ``candidates()``."""
+        # 1. Draw a token for every candidate.
+        choices, index = self._choices, self._candidates()
+        drawn = draw(
+            logits.masked_fill(choices.forbidden, -torch.inf),
+            algorithm=choices.algorithm,
+            temperature=choices.temperature,
+            top_p=choices.top_p,
+            top_k=choices.top_k,
+            generator=self._generator,
+        )
+        # 2. Keep those that come first; the others stay masked.
+        kept = drawn.order.topk(self._steps.pop().count).indices
+        places = index[kept.cpu()]
+        self.ids[self.places[places]] = drawn.tokens[kept].cpu()
+        self._probability[places] = drawn.probability[kept].float().cpu()
+        self._masked[places] = False
+        self.num_passes += 1
+
+    def result(self) -> Infilled:
+        """The filled request."""
+        confidence = float(self._probability.mean()) if len(self.places) else 1.0
+        return Infilled(tuple(self.ids.tolist()), confidence, self.num_passes)

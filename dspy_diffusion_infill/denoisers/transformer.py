@@ -1,0 +1,198 @@
+"""A masked diffusion LM on a native transformers model whose causal mask is off."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
+from dspy_diffusion_infill.denoisers.filling import Choices, Filling
+from dspy_diffusion_infill.denoisers.forward import ForwardPasses
+from dspy_diffusion_infill.denoisers.protocol import (
+    Encoding,
+    Infilled,
+    InfillRequest,
+    Message,
+    Sampling,
+    ScoreRequest,
+)
+from dspy_diffusion_infill.denoisers.saving import save_checkpoint
+from dspy_diffusion_infill.errors import ContextTooLongError
+
+
+class TransformerDenoiser:
+    """Implements ``Denoiser``; made by ``load_denoiser``.
+
+    Attributes:
+        checkpoint: model, tokenizer and what belongs to them.
+        name: hub id or folder, with revision and dtype.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, name: str, tokens_per_batch: int | None = None
+    ) -> None:
+        self.checkpoint, self.name = checkpoint, name
+        self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
+        self.mask_id, self.context_length = checkpoint.mask_id, checkpoint.context_length
+        pad_id = checkpoint.tokenizer.pad_token_id
+        self._passes = ForwardPasses(
+            self.model,
+            shift=checkpoint.shift,
+            pad_id=checkpoint.mask_id if pad_id is None else int(pad_id),
+            tokens_per_batch=tokens_per_batch,
+        )
+        self._vocabulary = int(self.model.config.vocab_size)
+        self._special = _special_tokens(checkpoint, self._vocabulary).to(self._passes.device)
+        self._mask_only = torch.zeros_like(self._special)
+        self._mask_only[self.mask_id] = True
+
+    @property
+    def num_passes(self) -> int:
+        """Texts that went through the model so far."""
+        return self._passes.num_passes
+
+    def encode(self, text: str) -> Encoding:
+        """Tokens of ``text`` with character offsets; special tokens in the text are recognised, none is added."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return Encoding(tuple(encoded["input_ids"]), tuple(encoded["offset_mapping"]))
+
+    def decode(self, input_ids: Sequence[int]) -> str:
+        """The text of the tokens, nothing cleaned up."""
+        return str(
+            self.tokenizer.decode(
+                list(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The messages in the model's chat template, up to where the assistant would go on if it has not spoken last.
+
+        A checkpoint without a template gets the role in front of each turn.
+        """
+        open_turn = not messages or messages[-1]["role"] != "assistant"
+        if self.tokenizer.chat_template:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=open_turn
+                )
+            )
+        turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+        return (self.tokenizer.bos_token or "") + "\n\n".join(turns + ["Assistant:"] * open_turn)
+
+    def logits(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Int[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length vocabulary"]:
+        """Float32 logits of every token, from one pass; row i scores token i.
+
+        Raises:
+            ContextTooLongError: there are more tokens than ``context_length``.
+        """
+        self._check_length(input_ids.shape[-1])
+        return self._passes.full(input_ids, attention_mask).to(input_ids.device)
+
+    def infill(self, requests: Sequence[InfillRequest], sampling: Sampling) -> list[Infilled]:
+        """Fills every mask of every request; tokens that are not masked never change.
+
+        Requests advance together, and a text that several of them share at some step (all proposals
+        for one window share the first) goes through the model once.
+
+        Raises:
+            ContextTooLongError: a request has more tokens than ``context_length``.
+            DenoiserMemoryError: the device runs out of memory, also with half the batch.
+        """
+        choices = Choices.of(
+            sampling,
+            temperature=self.checkpoint.temperature,
+            algorithm=self.checkpoint.algorithm,
+            block_length=self.checkpoint.block_length,
+            forbidden=self._special if sampling.forbid_special else self._mask_only,
+        )
+        fillings = [
+            Filling(
+                self._ids(request.input_ids),
+                mask_id=self.mask_id,
+                seed=request.seed,
+                choices=choices,
+                device=self._passes.device,
+            )
+            for request in requests
+        ]
+        while unfinished := [filling for filling in fillings if not filling.done]:
+            self._advance(unfinished)
+        return [filling.result() for filling in fillings]
+
+    def _advance(self, fillings: Sequence[Filling]) -> None:
+        """Takes one step with each; those that have the same text and candidates share the pass."""
+        same: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Filling]] = {}
+        for filling in fillings:
+            state = tuple(filling.ids.tolist()), tuple(filling.candidates().tolist())
+            same.setdefault(state, []).append(filling)
+        groups = list(same.values())
+        texts = [group[0].ids.clone() for group in groups]
+        for k, logits in self._passes.at(texts, [group[0].candidates() for group in groups]):
+            for filling in groups[k]:
+                filling.advance(logits)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        """Natural-log probability of each target, all masked places of a request hidden at once.
+
+        Raises:
+            ContextTooLongError: a request has more tokens than ``context_length``.
+            ValueError: a request has not one target for each masked place.
+        """
+        texts = [self._ids(request.input_ids) for request in requests]
+        positions = [(ids == self.mask_id).nonzero()[:, 0] for ids in texts]
+        for request, places in zip(requests, positions, strict=True):
+            if len(request.targets) != len(places):
+                raise ValueError(
+                    f"a ScoreRequest needs one target for each masked place, got {len(request.targets)} targets "
+                    f"for {len(places)} places that hold mask_id={self.mask_id}"
+                )
+        scores: list[tuple[float, ...]] = [() for _ in requests]
+        asked = [k for k, places in enumerate(positions) if len(places)]
+        for k, logits in self._passes.at([texts[k] for k in asked], [positions[k] for k in asked]):
+            targets = torch.tensor(list(requests[asked[k]].targets), device=logits.device)
+            log_probs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+            scores[asked[k]] = tuple(log_probs.tolist())
+        return scores
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a folder that ``load_denoiser`` opens; LLaDA's and Dream's get their published parameter names."""
+        save_checkpoint(self.checkpoint, Path(folder))
+
+    def _ids(self, input_ids: Sequence[int] | Tensor) -> Int[Tensor, " length"]:
+        ids = torch.as_tensor(input_ids, dtype=torch.long).cpu()
+        if ids.dim() != 1:
+            raise ValueError(
+                f"input_ids of a request must be one text, got a tensor of shape {tuple(ids.shape)}"
+            )
+        self._check_length(len(ids))
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+            raise ValueError(
+                f"token ids must be in 0..{self._vocabulary - 1}, got {int(ids.min())}..{int(ids.max())}"
+            )
+        return ids
+
+    def _check_length(self, length: int) -> None:
+        if length > self.context_length:
+            raise ContextTooLongError(
+                f"{length} tokens do not fit the {self.context_length} of {self.name}; "
+                f"use fewer or shorter examples in a context"
+            )
+
+
+def _special_tokens(checkpoint: Checkpoint, vocabulary: int) -> Bool[Tensor, " vocabulary"]:
+    """True for what is never written into a text: special and unused ids, end-of-text, padding and the mask."""
+    tokenizer = checkpoint.tokenizer
+    special = torch.zeros(vocabulary, dtype=torch.bool)
+    special[len(tokenizer) :] = True
+    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    ids = [checkpoint.mask_id, *tokenizer.all_special_ids, *added]
+    for value in (checkpoint.model.config.eos_token_id, checkpoint.model.config.pad_token_id):
+        ids += value if isinstance(value, list) else [value]
+    special[[k for k in ids if k is not None and k < vocabulary]] = True
+    return special
