@@ -20,11 +20,12 @@ def fields_asked_for(prompt: str) -> list[str]:
 
 
 def reply(**values: str) -> str:
-    return "".join(f"[[ ## {k} ## ]]\n{v}\n\n" for k, v in values.items()) + "[[ ## completed ## ]]"
+    parts = [f"[[ ## {name} ## ]]\n{value}\n\n" for name, value in values.items()]
+    return "".join(parts) + "[[ ## completed ## ]]"
 
 
 def polite_solver(prompt: str) -> str:
-    """Solves a question when the prompt says "care" or "please"; proposes instructions when asked."""
+    """Solves when the prompt says "care" or "please"; proposes instructions when asked."""
     number = int(re.findall(r"What is (\d+) plus one", prompt)[-1]) if "plus one" in prompt else 0
     answer = str(number + 1) if re.search(r"\b(?:care|please)\b", prompt) else "unknown"
     values = {

@@ -1,6 +1,7 @@
 """The demo's steps: rows, program, scores before, search, scores after, report."""
 
 import json
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
 from dspy_diffusion_infill.optimizer.results import DetailedResults
+from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.report import print_report
 
 NUM_TRAIN, NUM_VALID = 16, 32
@@ -125,6 +127,8 @@ def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
         metric,
         options.denoiser,
         max_metric_calls=options.max_metric_calls,
+        mask=(8, 12),
+        sweeps=4,
         seed=options.seed,
         log_dir=options.log_dir,
         max_errors=len(rows.valid),
@@ -165,13 +169,12 @@ def _lm(name: str | None) -> dspy.LM:
         return dspy.LM(name)
     from dspy_diffusion_infill.embedded import embedded_lm
 
+    # It rambles at first: that answers are cut at 32 tokens is no news here.
+    logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)
     return embedded_lm()
 
 
 def _accuracy(program: dspy.Module, examples: Sequence[dspy.Example], metric: ExactMatch) -> float:
     """Mean score in 0..1; a completion without a label counts as wrong."""
-    evaluate = dspy.Evaluate(
-        devset=list(examples), metric=metric, max_errors=len(examples) + 1, provide_traceback=False
-    )
-    results = evaluate(program).results
-    return sum(float(score) for *_, score in results) / len(results)
+    validator = Validator(metric, None, len(examples), 0.0, None)
+    return validator.evaluate(program, examples).mean

@@ -1,8 +1,8 @@
 """Test accuracy before and after ``DiffusionInfill`` on instruction-induction tasks.
 
 The embedded pair, the first human instruction of each task, 16 training rows that are also the
-valset, and a budget of metric calls. Any folder of files ``{task, human_instructions, train, test}``
-with rows ``{input, outputs}`` will do::
+valset, and a budget of metric calls. Any folder of files of that schema will do: ``{task,
+human_instructions, train, test}`` with rows ``{input, outputs}``::
 
     python tests/benchmarks/instruction_induction.py --data FOLDER --json OUT.json
 """
@@ -101,7 +101,8 @@ def summary(results: list[Result]) -> str:
     gains = []
     for task in tasks:
         rows = [r for r in results if r.task == task]
-        before, after = (np.mean([getattr(r, f) for r in rows]) for f in ("test_before", "test_after"))
+        before = np.mean([r.test_before for r in rows])
+        after = np.mean([r.test_after for r in rows])
         gains.append(after - before)
         lines.append(f"{task:28} {before:7.3f} {after:7.3f} {after - before:+7.3f}")
     means = np.random.default_rng(0).choice(gains, (10_000, len(gains))).mean(1)
