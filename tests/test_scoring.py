@@ -247,7 +247,8 @@ def test_num_samples_must_be_positive():
 
 
 @needs_model
-def test_auto_is_the_embedded_lms_own_weights_else_the_denoiser():
+def test_auto_is_the_embedded_lms_own_weights_else_the_denoiser(monkeypatch):
+    monkeypatch.setattr(causal_scorer, "has_fast_bfloat16", lambda: False)  # loaded already
     denoiser = TableDenoiser()
     scorer = default_scorer(embedded_lm(prompt_format="cued"), denoiser)
     assert isinstance(scorer, CausalScorer)

@@ -44,6 +44,10 @@ def embedded_lm(
             commands.
         ValueError: an option is out of its range.
     """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got max_tokens={max_tokens}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 or more, got temperature={temperature}")
     engine = EmbeddedEngine(prompt_format=prompt_format, context_length=context_length)
     return dspy.LM(
         f"embedded/{revision()}/{prompt_format}",
