@@ -2,16 +2,15 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-
-from transformers import PreTrainedTokenizerBase
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.options import DataOptions, SourceOptions
 from dspy_diffusion_infill.training.rows import (
     Group,
     Row,
+    TextCoder,
     TokenizedRow,
     group_by_instructions,
     pair,
@@ -34,11 +33,13 @@ class Pool:
         elements: what is drawn from, each alike.
         render: an element and a generator -> a row.
         weight: share of the sequences, beside the other pools' weights.
+        max_length: tokens of a row, padding included.
     """
 
     elements: tuple[Row, ...] | tuple[Group, ...]
     render: Callable[..., Row]
     weight: float
+    max_length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,7 @@ class Mixture:
 
     Attributes:
         pools: what rows are made of.
-        tokenizer: with its chat template.
-        max_length: tokens of a row, padding included.
+        coder: the denoiser, or what renders and encodes text as it does.
         in_order: every element once an epoch, in an order that the seed decides; else by weight.
         seed: of the epochs' orders.
         needs_response: give no row whose response was cut off.
@@ -57,8 +57,7 @@ class Mixture:
     """
 
     pools: tuple[Pool, ...]
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
+    coder: TextCoder
     in_order: bool
     seed: int = 0
     needs_response: bool = False
@@ -73,32 +72,33 @@ class Mixture:
         """The row of sequence ``index``; where one teaches nothing, the next that does.
 
         Raises:
-            DataError: if a thousand rows in a row are of no use.
+            DataError: if none of a thousand is of use.
         """
         for attempt in range(1000):
-            row = self._pick(rng, index + attempt)
-            tokens = tokenize_row(row, self.tokenizer, max_length=self.max_length)
+            pool, element = self._pick(rng, index + attempt)
+            row = pool.render(element, rng)
+            tokens = tokenize_row(row, self.coder, max_length=pool.max_length)
             if sum(tokens.maskable) < (1 if self.in_order else MIN_TOKENS):
                 continue
             if self.needs_response and not any(tokens.is_response):
                 continue
-            return self._padded(tokens)
-        raise DataError(f"no row has a text that fits in max_length={self.max_length} tokens")
+            return self._padded(tokens, pool.max_length)
+        raise DataError("none of 1000 rows has a text, or a response, that fits in max_length")
 
-    def _pick(self, rng: random.Random, index: int) -> Row:
+    def _pick(self, rng: random.Random, index: int) -> tuple[Pool, Row | Group]:
         if not self.in_order:
             pool = rng.choices(self.pools, [pool.weight for pool in self.pools])[0]
-            return pool.render(rng.choice(pool.elements), rng)
+            return pool, rng.choice(pool.elements)
         epoch, place = divmod(index, len(self))
         place = _epoch_order(self.seed, epoch, len(self))[place]
         for pool in self.pools:
             if place < len(pool.elements):
-                return pool.render(pool.elements[place], rng)
+                return pool, pool.elements[place]
             place -= len(pool.elements)
         raise AssertionError("the place is inside one of the pools")
 
-    def _padded(self, tokens: TokenizedRow) -> TokenizedRow:
-        room = self.max_length - len(tokens.input_ids)
+    def _padded(self, tokens: TokenizedRow, max_length: int) -> TokenizedRow:
+        room = max_length - len(tokens.input_ids)
         if not self.eos_padding or -len(tokens.input_ids) % self.eos_padding > room:
             return tokens
         return with_eos_padding(tokens, eos_id=self.eos_id, multiple=self.eos_padding)
@@ -109,29 +109,45 @@ def _epoch_order(seed: int, epoch: int, length: int) -> list[int]:
     return random.Random(f"{seed}/epoch/{epoch}").sample(range(length), length)
 
 
-def read_pools(
-    data: DataOptions, tokenizer: PreTrainedTokenizerBase
-) -> tuple[tuple[Pool, ...], list[Tally]]:
-    """Reads every source, applies the rule for long rows, and puts the rows into shape.
-
-    Returns the pools, and one tally a file: a file that several sources name is read once.
+def read_sources(data: DataOptions) -> list[Source]:
+    """Reads every source of a recipe; a file that several of them name is read once.
 
     Raises:
-        DataError: a bad record, a row that is too long where the rule is ``raise``, or a source
-            with nothing of the shape that it asks for.
+        DataError: a bad record (file, line and what is wrong), a missing file, or no record left.
     """
     read: dict[tuple[object, ...], Source] = {}
-    pools = []
+    sources = []
     for options in data.sources:
         key = (options.path, options.split, options.prompt_only, options.max_field_chars)
         if key not in read:
-            source = read_source(options, skip_bad=data.on_error == "skip")
-            read[key] = _fitting(source, data, tokenizer)
-        pools.append(_pool(read[key], options))
-    return tuple(pools), [source.tally for source in read.values()]
+            read[key] = read_source(options, skip_bad=data.on_error == "skip")
+        sources.append(replace(read[key], options=options))
+    return sources
 
 
-def _pool(source: Source, options: SourceOptions) -> Pool:
+def make_pools(
+    sources: Sequence[Source], data: DataOptions, coder: TextCoder
+) -> tuple[tuple[Pool, ...], list[Tally]]:
+    """Applies the rule for long rows, and puts the rows into shape.
+
+    Returns the pools, and what became of each file's records.
+
+    Raises:
+        DataError: a row that is too long where the rule is ``raise``, or a source with nothing of
+            the shape that it asks for.
+    """
+    fitting: dict[tuple[int, int], Source] = {}
+    pools = []
+    for source in sources:
+        limit = source.options.max_length or data.max_length
+        key = (id(source.items), limit)
+        if key not in fitting:
+            fitting[key] = _fitting(source, limit, data.too_long, coder)
+        pools.append(_pool(fitting[key], source.options, limit))
+    return tuple(pools), [source.tally for source in fitting.values()]
+
+
+def _pool(source: Source, options: SourceOptions, max_length: int) -> Pool:
     elements: Sequence[Row] | Sequence[Group]
     if options.shape == "rows":
         if source.groups:
@@ -149,36 +165,36 @@ def _pool(source: Source, options: SourceOptions) -> Pool:
             render = with_adapter if options.shape == "chat_adapter" else with_worked_examples
     if not elements:
         raise DataError(f"{options.path} holds nothing of the shape {options.shape!r}")
-    return Pool(tuple(elements), render, options.weight)  # pyright: ignore[reportArgumentType]
+    together: tuple[Row, ...] | tuple[Group, ...] = tuple(elements)  # pyright: ignore
+    return Pool(together, render, options.weight, max_length)
 
 
 def _as_it_is(row: Row, _rng: random.Random) -> Row:
     return row
 
 
-def _fitting(source: Source, data: DataOptions, tokenizer: PreTrainedTokenizerBase) -> Source:
-    """The source without the items that are too long, which its tally then counts."""
-    kept = [item for item in source.items if _fits(item, source.tally, data, tokenizer)]
+def _fitting(source: Source, limit: int, rule: str, coder: TextCoder) -> Source:
+    """The source without the items that are too long, which a tally of its own counts."""
+    tally = replace(source.tally)
+    kept = [item for item in source.items if _fits(item, tally, limit, rule, coder)]
     if not kept:
-        raise DataError(
-            f"every row of {source.options.path} is longer than max_length={data.max_length} tokens"
-        )
-    return Source(source.options, kept, source.tally)
+        raise DataError(f"every row of {source.options.path} is longer than {limit} tokens")
+    return Source(source.options, kept, tally)
 
 
-def _fits(item: Item, tally: Tally, data: DataOptions, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _fits(item: Item, tally: Tally, limit: int, rule: str, coder: TextCoder) -> bool:
     row = item.content if isinstance(item.content, Row) else _longest_example(item.content)
-    if _max_tokens(row, tokenizer) <= data.max_length:
+    if _num_bytes(row, coder) <= limit:  # a token is at least a byte
         return True
-    tokens = tokenize_row(row, tokenizer)
-    if len(tokens.input_ids) <= data.max_length:
+    tokens = tokenize_row(row, coder)
+    if len(tokens.input_ids) <= limit:
         return True
-    if data.too_long == "raise":
+    if rule == "raise":
         raise DataError(
             f"{item.origin}: the row has {len(tokens.input_ids)} tokens, more than "
-            f"max_length={data.max_length}; shorten it, or set data.too_long to cut or drop"
+            f"max_length={limit}; shorten it, or set data.too_long to cut or drop"
         )
-    if data.too_long == "drop" or (row.response and not any(tokens.is_response[: data.max_length])):
+    if rule == "drop" or (row.response and not any(tokens.is_response[:limit])):
         tally.num_dropped += 1
         return False
     tally.num_cut += 1
@@ -190,8 +206,7 @@ def _longest_example(group: Group) -> Row:
     return pair(f"{group.instructions}\n\n{question}", answer)
 
 
-def _max_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> int:
-    """A cheap upper bound of the row's tokens: its bytes."""
-    markers = turn_markers(tokenizer, tuple(role for role, _ in row.turns))
+def _num_bytes(row: Row, coder: TextCoder) -> int:
+    markers = turn_markers(coder, tuple(role for role, _ in row.turns))
     contents = [content for _, content in row.turns]
     return sum(len(text.encode("utf-8", "replace")) for text in [*markers, *contents])

@@ -87,6 +87,7 @@ class SourceOptions:
             stated once above some worked examples, as plain text or as DSPy's ChatAdapter does.
         prompt_only: take rows without a response too.
         max_field_chars: of a Feedback Collection row's fields, cut at a word; None is all.
+        max_length: tokens of a sequence of this source; None is the data's.
     """
 
     path: str
@@ -95,6 +96,7 @@ class SourceOptions:
     shape: Shape = "rows"
     prompt_only: bool = False
     max_field_chars: int | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if self.weight <= 0:

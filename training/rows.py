@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import dspy
 from dspy.adapters.base import Adapter
-from transformers import PreTrainedTokenizerBase
+
+from dspy_diffusion_infill.denoisers import Encoding
 
 SEPARATOR = "\n\n"
 _PLACE = "\ue000content\ue001"  # private characters, which no template writes
@@ -162,6 +163,18 @@ def _without_markers(question: str) -> str:
     return rest.strip() if colon and " " not in head.strip() else body.strip()
 
 
+class TextCoder(Protocol):
+    """The half of a denoiser that deals with text; every ``Denoiser`` is one."""
+
+    def encode(self, text: str) -> Encoding:
+        """Tokens with character offsets; nothing is added."""
+        ...
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """The messages in the chat template."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedRow:
     """The tokens of a row, and which of them may be masked.
@@ -179,20 +192,16 @@ class TokenizedRow:
     preferred: list[tuple[int, int]]
 
 
-def tokenize_row(
-    row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None
-) -> TokenizedRow:
+def tokenize_row(row: Row, coder: TextCoder, *, max_length: int | None = None) -> TokenizedRow:
     """Renders a row through the chat template and marks content, response and instructions.
 
     A row over ``max_length`` tokens is cut at its end.
     """
-    messages = [{"role": role, "content": content} for role, content in row.turns]
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = encoded["input_ids"][:max_length]
-    offsets: Sequence[tuple[int, int]] = encoded["offset_mapping"][:max_length]
+    text = coder.render([{"role": role, "content": content} for role, content in row.turns])
+    encoding = coder.encode(text)
+    ids, offsets = list(encoding.input_ids[:max_length]), encoding.offsets[:max_length]
     maskable, is_response = [False] * len(ids), [False] * len(ids)
-    markers = turn_markers(tokenizer, tuple(role for role, _ in row.turns))
+    markers = turn_markers(coder, tuple(role for role, _ in row.turns))
     spans = list(_content_spans(text, row.turns, markers))
     for number, (role, start, end) in enumerate(spans, start=1):
         last_assistant = role == "assistant" and number == len(spans)
@@ -249,7 +258,6 @@ def _content_spans(
 
 
 @lru_cache(maxsize=256)
-def turn_markers(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> list[str]:
+def turn_markers(coder: TextCoder, roles: tuple[str, ...]) -> list[str]:
     """What the chat template writes before, between and after the contents of such turns."""
-    messages = [{"role": role, "content": _PLACE} for role in roles]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False)).split(_PLACE)
+    return coder.render([{"role": role, "content": _PLACE} for role in roles]).split(_PLACE)

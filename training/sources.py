@@ -13,7 +13,7 @@ Further fields are ignored. Records of the last form make groups, the others row
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Source:
 
     options: SourceOptions
     items: list[Item]
-    tally: Tally = field(default_factory=lambda: Tally(""))
+    tally: Tally
 
     @property
     def rows(self) -> list[Row]:

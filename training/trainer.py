@@ -1,9 +1,11 @@
-"""transformers' Trainer with the loss of masked diffusion; the loop, checkpoints and distribution are the library's."""
+"""transformers' Trainer, for its loop, checkpoints and processes, with a masked-diffusion loss."""
 
+import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Bool, Int
+from torch import Generator, Tensor
 from transformers import Trainer
 
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions, shifted_left
@@ -12,19 +14,34 @@ from dspy_diffusion_infill.training.options import LossName
 
 
 class DiffusionTrainer(Trainer):
-    """Computes the loss on masked positions only; ``shift`` is for models that score token i at position i - 1.
+    """Computes the loss on masked positions only.
 
-    Batches are those of ``training.dataset.Collator``. Logged beside the loss: ``masked_accuracy``, the share of masked
-    tokens whose most likely token is the right one.
+    Batches are those of ``training.dataset.Collator``. Logged beside the loss: ``masked_accuracy``,
+    the share of masked tokens whose most likely token is the right one, and ``tokens_per_second``.
+
+    Args:
+        args: Trainer's own arguments, by position.
+        shift: whether the model scores token i at position i - 1.
+        loss: ``masked_mean`` or ``elbo``.
+        annealing_steps: optimizer steps over which a causal LM's later tokens come into sight.
+        kwargs: Trainer's own arguments.
     """
 
     def __init__(
-        self, *args: Any, shift: bool, loss: LossName = "masked_mean", **kwargs: Any
+        self,
+        *args: Any,
+        shift: bool,
+        loss: LossName = "masked_mean",
+        annealing_steps: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.shift, self.loss_name = shift, loss
-        self._right, self._seen = torch.zeros(()), torch.zeros(())
-        self.model_accepts_loss_kwargs = False
+        self.loss_name: LossName = loss
+        self.shift, self.annealing_steps = shift, annealing_steps
+        self.model_accepts_loss_kwargs = False  # the loss of a batch is a mean: Trainer averages it
+        # Right answers, masked tokens and tokens since the last log, summed where the model is.
+        self._counts = torch.zeros(3, device=self.args.device)
+        self._since = time.monotonic()
 
     def compute_loss(
         self,
@@ -33,32 +50,63 @@ class DiffusionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Steps: read where the model scores the masked tokens, run it, weigh the cross-entropy."""
-        positions = shifted_left(inputs["masked"]) if self.shift else inputs["masked"]
-        with head_on_positions(self.accelerator.unwrap_model(model), positions):
+        """The loss of a batch, and with ``return_outputs`` the logits of its masked tokens."""
+        # 1. Where the model scores the masked tokens.
+        masked, x0 = inputs["masked"], inputs["x0"]
+        positions = shifted_left(masked) if self.shift else masked
+        # 2. One pass, with the vocabulary head there only.
+        unwrapped: Any = self.accelerator.unwrap_model(model)
+        with head_on_positions(unwrapped, positions):
             logits = model(
                 input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
+                attention_mask=self._attention(inputs["attention_mask"]),
                 use_cache=False,
             ).logits
+        # 3. The cross-entropy, weighed.
         loss = diffusion_loss(
-            logits,
-            inputs["x0"],
-            inputs["masked"],
-            inputs["t"],
-            inputs.get("num_maskable"),
-            loss=self.loss_name,
+            logits, x0, masked, inputs["t"], inputs["num_maskable"], loss=self.loss_name
         )
-        with torch.no_grad():
-            target = inputs["x0"][inputs["masked"]]
-            self._right += (logits.argmax(-1) == target).sum().cpu()
-            self._seen += len(target)
+        self._count(logits.detach(), x0[masked], inputs["attention_mask"])
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the masked accuracy since the last log."""
-        if "loss" in logs and self._seen > 0:
-            logs["masked_accuracy"] = float(self._right / self._seen)
-            self._right.zero_()
-            self._seen.zero_()
+        """Adds the masked accuracy and the speed since the last log, over all processes."""
+        if "loss" in logs:
+            counts: Any = self.accelerator.reduce(self._counts, "sum")
+            right, seen, tokens = counts.tolist()
+            now = time.monotonic()
+            logs["masked_accuracy"] = right / max(1.0, seen)
+            logs["tokens_per_second"] = tokens / max(1e-9, now - self._since)
+            self._counts, self._since = torch.zeros_like(self._counts), now
         super().log(logs, *args, **kwargs)
+
+    def _attention(self, mask: Int[Tensor, "batch length"]) -> Tensor:
+        """The padding mask; while a causal LM is annealed, what each token sees of the others."""
+        step = self.state.global_step
+        if step >= self.annealing_steps:
+            return mask
+        generator = Generator().manual_seed(step)
+        return annealed_mask(mask, share=step / self.annealing_steps, generator=generator)
+
+    @torch.no_grad()
+    def _count(self, logits: Tensor, targets: Tensor, attention_mask: Tensor) -> None:
+        right = (logits.argmax(-1) == targets).sum()
+        seen = torch.tensor(len(targets), device=right.device)
+        self._counts += torch.stack([right, seen, attention_mask.sum()]).to(self._counts)
+
+
+def annealed_mask(
+    padding: Int[Tensor, "batch length"], *, share: float, generator: Generator
+) -> Bool[Tensor, "batch 1 length length"]:
+    """A mask between causal and bidirectional: each later token is in sight with a probability.
+
+    Args:
+        padding: 1 for tokens, 0 for padding.
+        share: the probability that a token sees a later one; 0 is causal, 1 is bidirectional.
+        generator: draws which pairs; the same for all sequences of the batch.
+    """
+    length = padding.shape[1]
+    seen = torch.rand(length, length, generator=generator) < share
+    seen |= torch.ones(length, length, dtype=torch.bool).tril()
+    diagonal = torch.eye(length, dtype=torch.bool, device=padding.device)
+    return (seen.to(padding.device) & padding[:, None, :].bool() | diagonal)[:, None]

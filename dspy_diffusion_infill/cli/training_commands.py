@@ -1,0 +1,80 @@
+"""``dspy-infill train`` and ``dspy-infill probe``."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the program."""
+    app.command("train")(train_command)
+    app.command("probe")(probe_command)
+
+
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the recipe."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/NAME where not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder.")
+    ] = False,
+) -> None:
+    """Teaches a masked diffusion LM after a recipe."""
+    from dspy_diffusion_infill.training.recipe import load_recipe
+    from dspy_diffusion_infill.training.run import train
+
+    loaded = load_recipe(recipe, overrides or [])
+    trained = train(loaded, output=output or Path("runs") / loaded.name, resume=resume)
+    typer.echo(f"{trained.output} is ready for load_denoiser")
+
+
+def probe_command(
+    denoiser: Annotated[str, typer.Argument(help="A denoiser's name, hub id or folder.")],
+    data: Annotated[Path, typer.Option(help="JSONL rows {text, start, end}.")],
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
+    causal: Annotated[
+        bool,
+        typer.Option(
+            "--causal", help="Also the causal LM that the denoiser was made from, teacher-forced."
+        ),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the random places.")] = 0,
+) -> None:
+    """Measures how well a denoiser fills windows of held-out text, in nats and in hits."""
+    from dspy_diffusion_infill.denoisers import load_denoiser
+    from dspy_diffusion_infill.training.probe import (
+        causal_probe,
+        probe,
+        read_probe_rows,
+        tokenize_windows,
+    )
+
+    windows = read_probe_rows(data, limit=rows)
+    loaded = load_denoiser(denoiser, device=device, dtype=dtype)
+    began = time.monotonic()
+    figures: dict[str, float | str] = {"denoiser": loaded.name}
+    figures |= probe(loaded, windows, seed=seed).figures()
+    if causal:
+        from dspy_diffusion_infill.training.causal_base import load_causal_base
+
+        score = causal_probe(load_causal_base(denoiser), tokenize_windows(loaded, windows))
+        figures |= {"nll_causal": score.nll, "accuracy_causal": score.accuracy}
+        figures["nll_causal_standard_error"] = score.standard_error
+    figures["seconds"] = round(time.monotonic() - began, 1)
+    if json_path is not None:
+        json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    for name, value in figures.items():
+        typer.echo(f"{name:32} {value:.4f}" if isinstance(value, float) else f"{name:32} {value}")

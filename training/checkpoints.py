@@ -1,0 +1,83 @@
+"""A run's folder: its recipe, its stages' checkpoints, and which of them are whole.
+
+    OUTPUT/recipe.yaml              the recipe, every default written out
+    OUTPUT/stages/0-fs/log.jsonl    what was logged
+    OUTPUT/stages/0-fs/checkpoint-100, …
+    OUTPUT/…                        at the end: the model, its card, evaluation.json
+
+A stage is finished when it has a whole checkpoint of its last step; the next one starts from that.
+"""
+
+import json
+from pathlib import Path
+
+from dspy_diffusion_infill.training.options import Recipe
+from dspy_diffusion_infill.training.recipe import as_yaml
+
+_RECIPE = "recipe.yaml"
+_STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
+_FIGURES = ("probe_", "nelbo", "perplexity")
+
+
+def begin(recipe: Recipe, output: Path, *, resume: bool) -> None:
+    """Makes the run's folder, or checks that the one that is there is of this recipe.
+
+    Raises:
+        ValueError: the folder holds a run and ``resume`` is off, or one of another recipe.
+    """
+    path, text = output / _RECIPE, as_yaml(recipe)
+    if not path.is_file():
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return
+    if not resume:
+        raise ValueError(
+            f"{output} holds a run already: go on with --resume, or name another --output"
+        )
+    was = path.read_text(encoding="utf-8")
+    if was != text:
+        raise ValueError(
+            f"{path} is of another recipe: it has {_first_difference(was, text)}; resume with the "
+            "recipe and overrides that the run was started with"
+        )
+
+
+def stage_folder(recipe: Recipe, number: int, output: Path) -> Path:
+    """Where the checkpoints of stage ``number`` are."""
+    return output / "stages" / f"{number}-{recipe.stages[number].name}"
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint of the highest step; what a kill left half-written is passed over."""
+    whole = [path for path in folder.glob("checkpoint-*") if step_of(path) is not None]
+    return max(whole, key=lambda path: step_of(path) or 0, default=None)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The optimizer step of a checkpoint; None where it is not whole."""
+    try:
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return int(state["global_step"])
+
+
+def figures_of(checkpoint: Path) -> dict[str, float]:
+    """What the evaluation at the checkpoint's step gave, by name."""
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    return {
+        name: value
+        for entry in state["log_history"]
+        if entry["step"] == state["global_step"]
+        for name, value in entry.items()
+        if name.startswith(_FIGURES)
+    }
+
+
+def _first_difference(was: str, now: str) -> str:
+    before, after = was.splitlines(), now.splitlines()
+    pairs = zip(before, after, strict=False)
+    for old, new in pairs:
+        if old != new:
+            return f"{old.strip()!r}, not {new.strip()!r}"
+    return f"{len(before)} lines, not {len(after)}"
