@@ -63,6 +63,21 @@ def test_the_cue_begins_the_answer():
     assert (rendered.joint, rendered.stop) == (" ", "\n")
 
 
+@pytest.mark.parametrize(
+    ("shown", "stop"),
+    [
+        ("Reply in this form:\nReasoning: ...\nAnswer: ...\n\nQ: 1+1", ""),
+        ("Q: 1+1\nReasoning: Add.\nAnswer: 2\n\nQ: 2+2", ""),
+        ("Q: 1+1\nReasoning: 2\n\nQ: 2+2", "\n"),
+        ("Reasoning is good.\nQ: 1+1", "\n"),
+    ],
+)
+def test_an_answer_is_one_line_unless_the_prompt_shows_longer_ones(shown, stop):
+    rendered = render([{"role": "user", "content": f"{shown}\nReasoning:"}], "cued")
+    assert rendered.text.endswith("assistant\nReasoning:")
+    assert rendered.stop == stop
+
+
 @pytest.mark.parametrize("content", ["Plural of dog?", "Output:", "Input: dog\nIts plural"])
 def test_without_a_cue_the_prompt_is_chat(content):
     messages = [{"role": "user", "content": content}]
@@ -110,7 +125,8 @@ def test_it_answers_a_predictor_and_says_what_it_used(lm):
 
 
 @needs_model
-def test_its_chat_prompt_is_the_servers_own_to_the_token(lm):
+def test_its_chat_prompt_is_the_servers_own_to_the_token():
+    lm = embedded_lm(cache=False, prompt_format="chat")
     text = PLURAL.format(word="dog")
     ours = request(lm, text, max_tokens=12, temperature=0)
     with pool(2048).server() as server:
@@ -225,7 +241,7 @@ def test_copies_of_a_program_share_the_servers(lm):
 @needs_model
 def test_a_program_saves_and_loads_with_it(tmp_path):
     program = plural()
-    program.lm = embedded_lm(prompt_format="cued", context_length=512, max_tokens=5)
+    program.lm = embedded_lm(prompt_format="chat", context_length=512, max_tokens=5)
     program.save(tmp_path / "program.json")
     loaded = plural()
     loaded.load(tmp_path / "program.json", allow_unsafe_lm_state=True)

@@ -99,7 +99,7 @@ def test_shared_prefixes_change_nothing(tiny, tokenizer, prompt_format):
 
 
 def test_order_and_batching_change_nothing(tiny, tokenizer, monkeypatch):
-    scorer = CausalScorer(tiny, tokenizer, name="tiny")
+    scorer = CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny")
     pairs = plurals()
     together = scorer.log_likelihoods(pairs)
     assert scorer.log_likelihoods(pairs[::-1])[::-1] == pytest.approx(together, abs=2e-3)
@@ -109,7 +109,7 @@ def test_order_and_batching_change_nothing(tiny, tokenizer, monkeypatch):
 
 
 def test_a_prefix_is_computed_once(tiny, tokenizer):
-    scorer = CausalScorer(tiny, tokenizer, name="tiny")
+    scorer = CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny")
     lengths = []
     handle = tiny.model.register_forward_pre_hook(
         lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
@@ -124,7 +124,9 @@ def test_a_prefix_is_computed_once(tiny, tokenizer):
 
 def test_a_pair_that_does_not_fit_is_an_error(tiny, tokenizer):
     with pytest.raises(ContextTooLongError, match="do not fit the 128 of tiny/chat"):
-        CausalScorer(tiny, tokenizer, name="tiny").log_likelihoods([pair("word " * 200, "x")])
+        CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny").log_likelihoods(
+            [pair("word " * 200, "x")]
+        )
 
 
 @needs_model
@@ -150,7 +152,10 @@ def test_bfloat16_ranks_as_float32_does():
     good, bad = plurals(), [pair(p.messages[0]["content"], "purple") for p in plurals()]
     exact = embedded_scorer("chat", "float32")
     rounded = CausalScorer(
-        copy.deepcopy(exact.model).bfloat16(), exact.tokenizer, name="smollm2/bfloat16"
+        copy.deepcopy(exact.model).bfloat16(),
+        exact.tokenizer,
+        prompt_format="chat",
+        name="smollm2/bfloat16",
     )
     means = []
     for scorer in (exact, rounded):
@@ -250,9 +255,9 @@ def test_num_samples_must_be_positive():
 def test_auto_is_the_embedded_lms_own_weights_else_the_denoiser(monkeypatch):
     monkeypatch.setattr(causal_scorer, "has_fast_bfloat16", lambda: False)  # loaded already
     denoiser = TableDenoiser()
-    scorer = default_scorer(embedded_lm(prompt_format="cued"), denoiser)
+    scorer = default_scorer(embedded_lm(prompt_format="chat"), denoiser)
     assert isinstance(scorer, CausalScorer)
-    assert scorer.prompt_format == "cued"
+    assert scorer.prompt_format == "chat"
     for lm in (dspy.LM("openai/gpt-4o-mini"), None):
         assert default_scorer(lm, denoiser) == DenoiserScorer(denoiser)
 
@@ -351,5 +356,7 @@ def test_a_server_scorer_needs_an_address():
 
 
 def test_an_empty_response_scores_its_end(tiny, tokenizer):
-    (score,) = CausalScorer(tiny, tokenizer, name="tiny").log_likelihoods([pair("q", "")])
+    (score,) = CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny").log_likelihoods(
+        [pair("q", "")]
+    )
     assert -math.inf < score < 0

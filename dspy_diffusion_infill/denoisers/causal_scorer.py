@@ -17,7 +17,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dspy_diffusion_infill.denoisers.chatml import END_OF_TEXT, END_OF_TURN, PromptFormat, render
+from dspy_diffusion_infill.denoisers.chatml import (
+    DEFAULT_FORMAT,
+    END_OF_TEXT,
+    END_OF_TURN,
+    PromptFormat,
+    render,
+)
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.denoisers.pairs import ScoredPair
 from dspy_diffusion_infill.denoisers.placement import has_fast_bfloat16
@@ -29,7 +35,9 @@ TOKENS_PER_PASS = 1024
 
 
 @functools.cache
-def embedded_scorer(prompt_format: PromptFormat = "chat", dtype: str = "auto") -> "CausalScorer":
+def embedded_scorer(
+    prompt_format: PromptFormat = DEFAULT_FORMAT, dtype: str = "auto"
+) -> "CausalScorer":
     """The scorer of the embedded LM; the weights are loaded once for each format and dtype.
 
     Args:
@@ -66,7 +74,7 @@ class CausalScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        prompt_format: PromptFormat = "chat",
+        prompt_format: PromptFormat = DEFAULT_FORMAT,
         name: str,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer

@@ -3,12 +3,17 @@
 Light: no torch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 PromptFormat = Literal["chat", "cued", "completion"]
 PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
+DEFAULT_FORMAT: PromptFormat = "cued"
+"""With "chat" it answers in sentences. On 144 questions (12 instruction-induction tasks, the
+first three human instructions, the last four test rows) "chat" was right 3 times and took 19 tokens, and 24 %
+of its answers were cut at 32; "cued" was right 13 times, took 10, and 11 % were cut."""
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """The system message that SmolLM2's own chat template puts before a conversation without one."""
@@ -37,8 +42,9 @@ def render(messages: Sequence[Mapping[str, str]], prompt_format: PromptFormat) -
 
     * ``chat``: SmolLM2's chat template.
     * ``cued``: the same, but a last line that ends with a colon ("Output:") is taken out of the
-      user's turn and begins the assistant's; the answer is the rest of that line. For prompts
-      without such a line it is ``chat``.
+      user's turn and begins the assistant's. The answer is the rest of that line, unless the prompt
+      shows, after the same cue, an answer that goes on in the next line. Prompts that end without
+      a cue are as in ``chat``.
     * ``completion``: the bare texts, a blank line between two; the answer is the rest of the line.
 
     Raises:
@@ -55,7 +61,9 @@ def render(messages: Sequence[Mapping[str, str]], prompt_format: PromptFormat) -
     body, _, cue = last["content"].rpartition("\n")
     if prompt_format == "chat" or last["role"] != "user" or not (body and cue.endswith(":")):
         return Rendered(_chat(messages))
-    return Rendered(_chat([*messages[:-1], {**last, "content": body}]) + cue, " ", stop="\n")
+    shows_more = re.search(rf"^{re.escape(cue)}.*\n(?=\S)", body, re.MULTILINE)
+    text = _chat([*messages[:-1], {**last, "content": body}]) + cue
+    return Rendered(text, " ", stop="" if shows_more else "\n")
 
 
 def _chat(messages: Sequence[Mapping[str, str]]) -> str:

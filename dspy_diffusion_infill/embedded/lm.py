@@ -8,7 +8,12 @@ import dspy
 from dspy import lm15
 from dspy._vendor.lm15.types import StreamEvent
 
-from dspy_diffusion_infill.denoisers.chatml import PROMPT_FORMATS, PromptFormat, render
+from dspy_diffusion_infill.denoisers.chatml import (
+    DEFAULT_FORMAT,
+    PROMPT_FORMATS,
+    PromptFormat,
+    render,
+)
 from dspy_diffusion_infill.denoisers.engines import (
     AsyncInThread,
     as_stream,
@@ -20,7 +25,7 @@ from dspy_diffusion_infill.embedded.server import pool, revision
 
 def embedded_lm(
     *,
-    prompt_format: PromptFormat = "chat",
+    prompt_format: PromptFormat = DEFAULT_FORMAT,
     max_tokens: int = 32,
     temperature: float = 0.0,
     context_length: int = 2048,
@@ -66,7 +71,7 @@ class EmbeddedEngine:
     It holds options only, so copies are free and share the servers.
     """
 
-    prompt_format: PromptFormat = "chat"
+    prompt_format: PromptFormat = DEFAULT_FORMAT
     context_length: int = 2048
 
     def __post_init__(self) -> None:
