@@ -1,0 +1,53 @@
+"""Sizes and budgets of the small reproduction, and its stages."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Masking = Literal["RO", "FS"]
+Stage = Literal["None", "RO", "FS", "FS+RO"]
+ScaleName = Literal["full", "smoke"]
+
+STAGES: dict[Stage, tuple[tuple[Masking, float], ...]] = {
+    "None": (),
+    "RO": (("RO", 1.0),),
+    "FS": (("FS", 1.0),),
+    "FS+RO": (("FS", 2 / 3), ("RO", 1 / 3)),  # as the paper's epochs, 8 and 4 (Table 5)
+}
+"""What each stage does after pretraining: maskings in turn, each with its share of the tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        width: of the model; its feed-forward part is twice as wide.
+        layers: of the model.
+        heads: of each layer.
+        pretraining_tokens: tokens of texts in which instructions and examples never meet.
+        stage_tokens: tokens of contexts that each of RO, FS and FS+RO is fine-tuned on.
+        batch_tokens: tokens of a step.
+        learning_rate: peak, in pretraining and in each stage; cosine decay.
+        max_examples: worked examples of a context: 1 to so many in training, so many in the test.
+        num_contexts: test contexts for each stage and seed.
+        met: share of the pretraining texts that do hold an instruction and its own examples.
+    """
+
+    width: int = 96
+    layers: int = 3
+    heads: int = 4
+    pretraining_tokens: int = 1_800_000
+    stage_tokens: int = 1_200_000
+    batch_tokens: int = 2048
+    learning_rate: float = 4e-3
+    max_examples: int = 3
+    num_contexts: int = 200
+    met: float = 0.0
+
+
+SCALES: dict[ScaleName, Scale] = {
+    "full": Scale(),
+    "smoke": Scale(
+        width=48, layers=2, pretraining_tokens=40_000, stage_tokens=40_000, num_contexts=20
+    ),
+}
