@@ -172,6 +172,10 @@ class Setup:
         """The best program with its records; the student's copy where no search began."""
         for name, reason in self.skipped.items():
             logger.warning("the instructions of %r are left alone: %s", name, reason)
+        if failed := self.validator.num_failures:
+            ((kind, times),) = self.validator.failure_kinds.most_common(1) or [("", 0)]
+            runs = self.validator.metric_calls
+            logger.warning("%d of %d runs raised, most often (%d): %s", failed, runs, times, kind)
         best = with_instructions(self.base, search.instructions() if search else {})
         records = self._records(search, instructions_of(best))
         best.detailed_results = records

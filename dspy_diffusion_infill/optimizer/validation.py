@@ -4,14 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
 from dspy_diffusion_infill.optimizer.checks import num_positional
-
-logger = logging.getLogger(__name__)
 
 Trace = tuple[tuple[Any, dict[str, Any], Any], ...]
 
@@ -69,6 +67,7 @@ class Validator:
         max_metric_calls: budget over all evaluations; None is none.
         metric_calls: spent so far.
         num_failures: over all evaluations.
+        failure_kinds: how often each kind of exception was raised, with its first words.
     """
 
     metric: Callable[..., Any]
@@ -78,6 +77,7 @@ class Validator:
     max_metric_calls: int | None
     metric_calls: int = 0
     num_failures: int = 0
+    failure_kinds: Counter[str] = field(default_factory=Counter)
 
     def room_for(self, num_examples: int) -> bool:
         """Whether the budget allows that many more metric calls."""
@@ -123,7 +123,7 @@ class Validator:
         runs: list[_Run] = [run for _, run, _ in results]
         num_failures = sum(run.error is not None for run in runs)
         self.num_failures += num_failures
-        _log_failures([run.error for run in runs if run.error is not None], len(examples))
+        self.failure_kinds.update(_kind(run.error) for run in runs if run.error is not None)
         traces = tuple(run.trace for run in runs)
         return Evaluation(tuple(float(score) for *_, score in results), traces, num_failures)
 
@@ -186,10 +186,6 @@ def _traced(program: dspy.Module) -> Callable[..., _Run]:
     return run
 
 
-def _log_failures(errors: Sequence[Exception], num_examples: int) -> None:
-    if errors:
-        kinds = Counter(f"{type(error).__name__}: {error!s:.120}" for error in errors)
-        kind, count = kinds.most_common(1)[0]
-        logger.warning(
-            "%d of %d examples raised, most often (%d): %s", len(errors), num_examples, count, kind
-        )
+def _kind(error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line:.120}"
