@@ -115,10 +115,10 @@ def read_sources(data: DataOptions) -> list[Source]:
     Raises:
         DataError: a bad record (file, line and what is wrong), a missing file, or no record left.
     """
-    read: dict[tuple[object, ...], Source] = {}
+    read: dict[SourceOptions, Source] = {}
     sources = []
     for options in data.sources:
-        key = (options.path, options.split, options.prompt_only, options.max_field_chars)
+        key = replace(options, weight=1.0, shape="rows", max_length=None)
         if key not in read:
             read[key] = read_source(options, skip_bad=data.on_error == "skip")
         sources.append(replace(read[key], options=options))

@@ -158,7 +158,9 @@ def _adapted(recipe: Recipe, base: str) -> Settings:
         mask_token=adapt.mask_token,
         shift=True,
         chat_template=smollm2.CHAT_TEMPLATE if base == smollm2.BASE else None,
-        context_length=max(lengths),
+        context_length=adapt.context_length or max(lengths),
+        block_length=adapt.block_length,
+        temperature=adapt.temperature,
     )
 
 

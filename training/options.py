@@ -37,10 +37,16 @@ class AdaptOptions:
         mask_token: a token of the vocabulary that the model has no other use for; with
             ``form: full``, a new token is added where there is none of this name.
         annealing_steps: optimizer steps over which the later tokens come into sight; 0 is at once.
+        context_length: tokens that the taught denoiser takes; None is the longest row's limit.
+        block_length: masks that it fills best before those that follow; None is all at once.
+        temperature: that suits it; None is the default of ``load_denoiser``.
     """
 
     mask_token: str
     annealing_steps: int = 0
+    context_length: int | None = None
+    block_length: int | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,7 @@ class SourceOptions:
             row; ``worked_examples`` or ``chat_adapter``: instructions that several rows share,
             stated once above some worked examples, as plain text or as DSPy's ChatAdapter does.
         prompt_only: take rows without a response too.
+        remove: texts that are taken out of every row, such as another tokenizer's end-of-text.
         max_field_chars: of a Feedback Collection row's fields, cut at a word; None is all.
         max_length: tokens of a sequence of this source; None is the data's.
     """
@@ -95,6 +102,7 @@ class SourceOptions:
     weight: float = 1.0
     shape: Shape = "rows"
     prompt_only: bool = False
+    remove: tuple[str, ...] = ()
     max_field_chars: int | None = None
     max_length: int | None = None
 
@@ -215,6 +223,7 @@ class Stage:
         steps: optimizer steps; without ``epochs``, on rows that are drawn by the sources' weights,
             with it, the stage ends after so many at the latest.
         loss: ``masked_mean`` (the paper) or ``elbo`` (1/t).
+        weights: of the sources in this stage, 0 for none of one; None is the sources' own.
     """
 
     name: str
@@ -223,6 +232,7 @@ class Stage:
     epochs: float | None = None
     steps: int | None = None
     loss: LossName = "masked_mean"
+    weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -298,6 +308,13 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages must have different names, got {', '.join(names)}")
+        num_sources = len(self.data.sources)
+        for stage in self.stages:
+            if stage.weights is not None and len(stage.weights) != num_sources:
+                raise ValueError(
+                    f"stage {stage.name!r} must have one weight for each of {num_sources} sources, "
+                    f"got {list(stage.weights)}"
+                )
         prompt_only = any(source.prompt_only for source in self.data.sources)
         for stage in self.stages:
             if prompt_only and stage.masking.response_only > 0:

@@ -115,13 +115,12 @@ def _set(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for part in parents:
         node = _child(node, part, override)
-        if node is None:
-            raise ValueError(f"override {override!r}: {part!r} is empty in this recipe")
-    value = yaml.safe_load(text)
     if isinstance(node, list):
-        node[_index(node, last, override)] = value
+        node[_index(node, last, override)] = yaml.safe_load(text)
+    elif isinstance(node, dict):
+        node[last] = yaml.safe_load(text)
     else:
-        node[last] = value
+        raise ValueError(f"override {override!r}: {last!r} is inside {node!r}, which has no keys")
 
 
 def _child(node: Any, part: str, override: str) -> Any:
@@ -129,7 +128,9 @@ def _child(node: Any, part: str, override: str) -> Any:
         return node[_index(node, part, override)]
     if not isinstance(node, dict):
         raise ValueError(f"override {override!r}: {part!r} is inside {node!r}, which has no keys")
-    return node.setdefault(part, {})
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
 
 
 def _index(node: Sequence[Any], part: str, override: str) -> int:

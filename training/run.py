@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def plan_stage(
         )
     num_steps = stage.steps
     if stage.epochs is not None:
-        num_rows = sum(len(pool.elements) for pool in pools)
+        num_rows = sum(len(pool.elements) for pool in _pools_of(stage, pools))
         by_epochs = int(stage.epochs * num_rows) // (stage.optimizer.batch_size * accumulation)
         num_steps = min(max(1, by_epochs), stage.steps or by_epochs + 1)
     assert num_steps is not None
@@ -207,7 +207,7 @@ def _dataset(
     masking, optimizer = plan.stage.masking, plan.stage.optimizer
     seed = recipe.seed + 1_000_003 * plan.number  # each stage draws anew
     mixture = Mixture(
-        pools=pools,
+        pools=_pools_of(plan.stage, pools),
         coder=model.denoiser(),
         in_order=plan.stage.epochs is not None,
         seed=seed,
@@ -223,6 +223,14 @@ def _dataset(
         batch_size=optimizer.batch_size,
         bucket=recipe.data.bucket,
     )
+
+
+def _pools_of(stage: Stage, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+    """The pools that the stage draws from, with its own weights where it has any."""
+    if stage.weights is None:
+        return pools
+    pairs = zip(pools, stage.weights, strict=True)
+    return tuple(replace(pool, weight=weight) for pool, weight in pairs if weight > 0)
 
 
 def _eos_id(checkpoint: Checkpoint) -> int:

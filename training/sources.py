@@ -112,7 +112,8 @@ def read_source(options: SourceOptions, *, skip_bad: bool = False) -> Source:
     for origin, read in records:
         source.tally.num_read += 1
         try:
-            source.items.append(Item(_content(read(), options), origin))
+            record = _without(read(), options.remove)
+            source.items.append(Item(_content(record, options), origin))
         except DataError as error:
             message = f"{origin}: {error}"
             if not skip_bad:
@@ -184,6 +185,21 @@ def _hub(options: SourceOptions) -> Iterator[tuple[str, Callable[[], Any]]]:
         ) from error
     for number, record in enumerate(rows, start=1):
         yield f"{options.path}[{options.split}]:{number}", lambda record=record: record
+
+
+def _without(value: Any, removed: tuple[str, ...]) -> Any:
+    """The record with some texts taken out of every string in it."""
+    if not removed:
+        return value
+    if isinstance(value, str):
+        for text in removed:
+            value = value.replace(text, "")
+        return value
+    if isinstance(value, list):
+        return [_without(item, removed) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _without(item, removed) for name, item in value.items()}
+    return value
 
 
 def _content(record: Any, options: SourceOptions) -> Row | Group:

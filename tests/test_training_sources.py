@@ -1,0 +1,183 @@
+import json
+from pathlib import Path
+
+import pytest
+from test_training_rows import CODER
+
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.training.mixture import make_pools, read_sources
+from dspy_diffusion_infill.training.options import DataOptions, SourceOptions
+from dspy_diffusion_infill.training.rows import Group, Row, pair
+from dspy_diffusion_infill.training.sources import (
+    FEEDBACK_TEMPLATE,
+    read_pairs,
+    read_source,
+    write_rows,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+GOOD = {"prompt": "Say a.", "response": "a"}
+FEEDBACK = {
+    "orig_instruction": "Explain rain.",
+    "orig_response": "Water falls.",
+    "orig_reference_answer": "Vapour condenses and falls.",
+    "orig_criteria": "Is it right?",
+    **{f"orig_score{k}_description": f"worth {k}" for k in range(1, 6)},
+    "orig_feedback": "Too short.",
+    "orig_score": "2",
+}
+
+
+def file_of(folder: Path, *lines: object) -> str:
+    path = folder / "rows.jsonl"
+    encoded = [x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines]
+    path.write_bytes(b"\n".join(encoded) + b"\n")
+    return str(path)
+
+
+BAD = {
+    "empty response": ({"prompt": "Say a.", "response": " "}, "response is empty"),
+    "missing field": ({"prompt": "Say a."}, "'response' is missing"),
+    "wrong type": ({"prompt": "Say a.", "response": 3}, "'response' must be text"),
+    "invalid UTF-8": (b'{"prompt": "\xff", "response": "a"}', "invalid UTF-8 at byte 12"),
+    "no JSON": (b"{prompt: 3}", "no JSON"),
+    "no object": ([1, 2], "must be a JSON object, got list"),
+    "empty prompt": ({"prompt": "", "response": "a"}, "'prompt' is empty"),
+    "no user turn": ({"messages": [{"role": "assistant", "content": "a"}]}, "no user turn"),
+    "no messages": ({"messages": []}, "'messages' must be a list"),
+    "feedback field": ({**FEEDBACK, "orig_response": ""}, "'orig_response' is empty"),
+    "feedback score": ({**FEEDBACK, "orig_score": "good"}, "'orig_score' must be a whole number"),
+    "example": ({"instructions": "Add.", "examples": [["1 1"]]}, "each of 'examples'"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_row_is_an_error_with_file_and_line(tmp_path, bad):
+    line, message = BAD[bad]
+    path = file_of(tmp_path, GOOD, line, GOOD)
+    with pytest.raises(DataError) as caught:
+        read_source(SourceOptions(path=path))
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_row_is_skipped_and_counted_where_the_option_says_so(tmp_path, bad):
+    path = file_of(tmp_path, GOOD, BAD[bad][0], GOOD)
+    source = read_source(SourceOptions(path=path), skip_bad=True)
+    assert source.rows == [pair("Say a.", "a")] * 2
+    assert (source.tally.num_read, source.tally.num_bad, source.tally.num_kept) == (3, 1, 2)
+    assert f"{path}:2" in str(source.tally)
+
+
+LONG = {"prompt": "word " * 25_000, "response": "yes"}  # 125,000 tokens of one byte
+
+
+@pytest.mark.parametrize("rule", ["drop", "cut"])
+def test_a_row_of_100k_tokens_is_dropped_and_counted(tmp_path, rule):
+    """Cutting its end would leave nothing of its response: it is dropped, and counted as that."""
+    options = SourceOptions(path=file_of(tmp_path, GOOD, LONG))
+    data = DataOptions(sources=(options,), max_length=200, too_long=rule)
+    [pool], [tally] = make_pools(read_sources(data), data, CODER)
+    assert len(pool.elements) == 1
+    assert (tally.num_cut, tally.num_dropped, tally.num_kept) == (0, 1, 1)
+
+
+def test_a_row_that_is_too_long_is_an_error_with_file_and_line(tmp_path):
+    path = file_of(tmp_path, GOOD, LONG)
+    data = DataOptions(sources=(SourceOptions(path=path),), max_length=200, too_long="raise")
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:2: the row has 125\d{3} tokens, more than max_length=200"
+    ):
+        make_pools(read_sources(data), data, CODER)
+
+
+def test_a_long_response_is_cut_and_counted(tmp_path):
+    path = file_of(tmp_path, {"prompt": "Say a.", "response": "a" * 500})
+    data = DataOptions(sources=(SourceOptions(path=path),), max_length=200, too_long="cut")
+    [pool], [tally] = make_pools(read_sources(data), data, CODER)
+    assert len(pool.elements) == 1
+    assert (tally.num_cut, tally.num_dropped) == (1, 0)
+
+
+def test_missing_and_empty_files_are_errors(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_pairs(tmp_path / "no.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match="holds no row"):
+        read_pairs(tmp_path / "empty.jsonl")
+
+
+def test_prompts_without_a_response_are_taken_where_the_source_says_so(tmp_path):
+    path = file_of(tmp_path, {"prompt": "You are a pirate.", "response": ""})
+    source = read_source(SourceOptions(path=path, prompt_only=True))
+    assert source.rows == [pair("You are a pirate.")]
+
+
+def test_feedback_rows_go_into_the_papers_template(tmp_path):
+    [row] = read_pairs(file_of(tmp_path, FEEDBACK))
+    assert row.prompt == FEEDBACK_TEMPLATE.format(**FEEDBACK)
+    assert row.response == "Too short. [RESULT] 2"
+    task, rubric = row.instructions
+    assert task.startswith("###Task Description:")
+    assert task.endswith("any other opening, closing, and explanations.")
+    assert rubric == "###Score Rubrics: [Is it right?]\n" + "\n".join(
+        f"Score {k}: worth {k}" for k in range(1, 6)
+    )
+    assert task in row.prompt
+    assert rubric in row.prompt
+
+
+def test_real_feedback_rows_are_read_whole():
+    path = SHARED / "feedback_format" / "vicuna_320.jsonl"
+    if not path.is_file():
+        pytest.skip("../shared/data is not on this machine")
+    rows = read_pairs(path)
+    assert len(rows) == 320
+    assert all(row.response.rsplit("[RESULT] ")[1] in "12345" for row in rows)
+
+
+def test_fields_are_shortened_at_a_word(tmp_path):
+    path = file_of(tmp_path, {**FEEDBACK, "orig_response": "some words that go on"})
+    [row] = read_source(SourceOptions(path=path, max_field_chars=12)).rows
+    assert "###Response to evaluate:\nsome words ...\n" in row.prompt
+
+
+def test_messages_and_groups_and_removed_texts(tmp_path):
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hello<|end|>"},
+        {"role": "assistant", "content": "Hi"},
+    ]
+    group = {"instructions": "Add.", "examples": [["1 1\nSum:", "2<|end|>"]]}
+    path = file_of(tmp_path, {"messages": messages, "instructions": "Be kind."}, group)
+    source = read_source(SourceOptions(path=path, remove=("<|end|>",)))
+    turns = (("system", "Be kind."), ("user", "Hello"), ("assistant", "Hi"))
+    assert source.rows == [Row(turns, ("Be kind.",))]
+    assert source.groups == [Group("Add.", (("1 1\nSum:", "2"),))]
+
+
+def test_rows_that_are_written_are_read_back(tmp_path):
+    rows = [pair("Say a.", "a", instructions="Say a."), Row((("user", "ü"), ("assistant", "b")))]
+    write_rows(rows, tmp_path / "out.jsonl")
+    assert read_pairs(tmp_path / "out.jsonl") == rows
+
+
+def test_a_hub_data_set_that_cannot_be_reached_is_one_clear_error(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(path, split):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"'a/b' \(split 'train'\) cannot be loaded: no network"):
+        read_source(SourceOptions(path="a/b", split="train"))
+
+
+def test_hub_rows_are_read_and_counted_by_number(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([FEEDBACK, {**FEEDBACK, "orig_feedback": ""}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, split: rows)
+    with pytest.raises(DataError, match=r"a/b\[train\]:2: the field 'orig_feedback' is empty"):
+        read_source(SourceOptions(path="a/b", split="train"))
+    assert len(read_source(SourceOptions(path="a/b", split="train"), skip_bad=True).rows) == 1
