@@ -51,6 +51,10 @@ class DataError(DiffusionInfillError, ValueError):
     """
 
 
+class ExperimentError(DiffusionInfillError, RuntimeError):
+    """An experiment cannot go on; what it has done so far is in its folder."""
+
+
 class TooManyErrors(DiffusionInfillError):  # noqa: N818 - the name says what happened, as in stopiteration
     """More than ``max_errors`` metric calls failed.
 

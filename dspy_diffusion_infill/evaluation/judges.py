@@ -61,6 +61,7 @@ class Judge(dspy.Module):
         low: float = 1,
         high: float = 5,
         seed: int = 0,
+        seeded: bool = False,
     ) -> None:
         """Sets the judge; nothing is called.
 
@@ -73,6 +74,8 @@ class Judge(dspy.Module):
             low: lowest score.
             high: highest score.
             seed: another seed is another sample of verdicts (through ``rollout_id``).
+            seeded: send each sample's number as ``seed`` too, so that an LM that takes one repeats
+                its samples in another process.
 
         Raises:
             ValueError: a number is out of its range.
@@ -88,7 +91,7 @@ class Judge(dspy.Module):
         self.adapter = TemplateAdapter(system=system)
         self.judge = dspy.Predict(self.template.signature())
         self.runs, self.retries, self.temperature = runs, retries, temperature
-        self.low, self.high, self.seed = low, high, seed
+        self.low, self.high, self.seed, self.seeded = low, high, seed, seeded
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """One response's score.
@@ -122,9 +125,11 @@ class Judge(dspy.Module):
         config: dict[str, Any] = {}
         if self.temperature is not None:
             config["temperature"] = self.temperature
-        if self.temperature != 0 and (sample or self.seed):
-            # The first sample of the first seed is a plain call, which caches share.
-            config["rollout_id"] = self.seed * self.runs * (self.retries + 1) + sample
+        number = self.seed * self.runs * (self.retries + 1) + sample
+        if self.temperature != 0 and number:
+            config["rollout_id"] = number  # the very first sample is a plain call: caches share it
+        if self.seeded:
+            config["seed"] = number
         with dspy.context(adapter=self.adapter):
             try:
                 return self.judge(**fields, config=config).verdict

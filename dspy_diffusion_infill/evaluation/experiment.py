@@ -1,0 +1,234 @@
+"""What an experiment is: one YAML file in ``experiments/`` a table or figure of the paper.
+
+A file says data, seeds, measures and conditions; a condition is one row of the table: a model, a
+prompt template, and the steps that rewrite the prompt, with the paper's figures beside it.
+``models.yaml`` says what the models' names stand for. Each has scales: ``full`` is the paper's,
+``smoke`` overrides it with what runs on a laptop in minutes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+StepKind = Literal["copro", "gepa", "infill"]
+TaskName = Literal["summeval", "biggen", "gsm8k", "hover"]
+Scale = Literal["full", "smoke"]
+
+EMBEDDED = "embedded"
+DIFFUSION = "diffusion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Where examples come from.
+
+    Attributes:
+        name: for ``load_dataset``.
+        split: for ``load_dataset``.
+        num: how many are drawn (shots: with the run's seed); None is all.
+        max_chars: longer texts are cut here; None is never. For trying things out.
+    """
+
+    name: str
+    split: str
+    num: int | None = None
+    max_chars: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model: an LM, a denoiser, or both in one.
+
+    Attributes:
+        lm: ``diffusion`` (the denoiser answers), ``embedded``, or a name for ``dspy.LM``.
+        denoiser: for ``load_denoiser``; None where the model proposes nothing.
+        options: of the LM: ``temperature``, ``max_tokens``, ``api_base``, …
+        billions: parameters that a token passes through, for the cost estimate; None is unknown.
+        plain_prompts: whether the LM cannot follow DSPy's chat format, so that plain templates are
+            used wherever DSPy asks it for something.
+        system: name of the system text in ``prompts/`` that judges of this model get.
+    """
+
+    lm: str
+    denoiser: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    billions: float | None = None
+    plain_prompts: bool = False
+    system: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the LM runs in this process, costs no money, and takes a seed."""
+        return self.lm in (EMBEDDED, DIFFUSION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One rewriting of the prompt.
+
+    Attributes:
+        kind: ``infill``, or DSPy's ``copro`` and ``gepa``.
+        by: the model that proposes: its denoiser (infill) or its LM.
+        prefix: infill only: this many masks are put in front, and nothing is taken out.
+    """
+
+    kind: StepKind
+    by: str
+    prefix: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One row of the table.
+
+    Attributes:
+        label: column name to cell.
+        model: whose LM answers.
+        template: the prompt's name in ``prompts/``; empty where the task has one of its own.
+        demos: worked examples in the prompt.
+        steps: rewritings, in order.
+        found_with: the model whose LM validates during the steps; None is ``model``. Another one
+            makes the condition a transfer.
+        paper: measure to the paper's mean and standard deviation.
+    """
+
+    label: Mapping[str, str]
+    model: str
+    template: str = ""
+    demos: int = 0
+    steps: tuple[Step, ...] = ()
+    found_with: str | None = None
+    paper: Mapping[str, "PaperFigure"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperFigure:
+    """A figure of the paper; ``std`` is None where it gives none."""
+
+    mean: float
+    std: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """How prompts are rewritten; the defaults are the paper's (appendices D and E).
+
+    Attributes:
+        window: tokens masked at a time.
+        stride: tokens between windows.
+        mask: masks put in for a window.
+        steps: reverse-process steps.
+        proposals: a window.
+        sweeps: over all windows.
+        max_metric_calls: budget of an infill step; None is none.
+        copro_breadth: COPRO's proposals a round, >= 2.
+        copro_depth: COPRO's rounds.
+        gepa_metric_calls: GEPA's budget.
+    """
+
+    window: int = 8
+    stride: int = 4
+    mask: int = 8
+    steps: int = 128
+    proposals: int = 4
+    sweeps: int = 1
+    max_metric_calls: int | None = None
+    copro_breadth: int = 10
+    copro_depth: int = 3
+    gepa_metric_calls: int = 640
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSpec:
+    """How judges are asked.
+
+    Attributes:
+        runs: verdicts averaged for each row.
+        retries: further calls for an unreadable verdict.
+        temperature: None is the LM's own.
+    """
+
+    runs: int = 1
+    retries: int = 2
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotSpec:
+    """The picture.
+
+    Attributes:
+        kind: ``bars`` (a group a condition) or ``scatter``.
+        measures: the bars; for a scatter plot the one on the y axis.
+        x: the measure on the x axis of a scatter plot.
+    """
+
+    kind: Literal["bars", "scatter"] = "bars"
+    measures: tuple[str, ...] = ()
+    x: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """A table or figure.
+
+    Attributes:
+        name: of its file.
+        title: its heading.
+        task: what is asked and measured.
+        test: what it is measured on.
+        shots: the few-shot examples that prompts are searched with and demos are taken from.
+        seeds: one run each: other shots, other proposals, other samples.
+        measures: the columns that hold figures.
+        conditions: the rows.
+        search: how prompts are rewritten.
+        judge: how judges are asked.
+        plot: the picture.
+        threads: calls under way at once.
+        max_errors: failed calls after which the run gives up.
+        perplexity_rows: rows over which diffusion perplexity is taken; None is all.
+        perplexity_samples: draws of masks for each of them; even.
+        pages_per_hop: HoVer only.
+        scale: which scale this is.
+        caution: said in front of the table: what must not be read into it.
+    """
+
+    name: str
+    title: str
+    task: TaskName
+    test: DataSpec
+    shots: DataSpec
+    seeds: tuple[int, ...]
+    measures: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    search: SearchSpec = SearchSpec()
+    judge: JudgeSpec = JudgeSpec()
+    plot: PlotSpec = PlotSpec()
+    threads: int = 8
+    max_errors: int = 20
+    perplexity_rows: int | None = None
+    perplexity_samples: int = 32
+    pages_per_hop: int = 7
+    scale: Scale = "full"
+    caution: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The label columns, in order of first appearance."""
+        return tuple(dict.fromkeys(key for c in self.conditions for key in c.label))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of all models that take part."""
+        names = [name for c in self.conditions for name in (c.model, c.found_with or c.model)]
+        proposing = [step.by for c in self.conditions for step in c.steps]
+        return tuple(dict.fromkeys([*names, *proposing]))
+
+
+def selected(conditions: Sequence[Condition], keep: Mapping[str, Sequence[str]]) -> list[Condition]:
+    """The conditions whose labels are among those to keep, column by column."""
+    return [
+        condition
+        for condition in conditions
+        if all(condition.label.get(column) in names for column, names in keep.items())
+    ]

@@ -1,0 +1,143 @@
+"""What a run has paid for, written down as it happens, so that no call is ever made twice.
+
+Two journals lie in the output folder. ``rows.jsonl`` holds one finished row or found prompt a line.
+``calls/`` is a DSPy cache of single completions: it answers what a killed run had asked for in the
+middle of a row or of a search.
+"""
+
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import dspy
+from dspy.clients.cache import Cache
+
+_DISK_LIMIT = 2**40  # bytes; DSPy's cache would drop the oldest answers above it
+
+
+class RunStopped(KeyboardInterrupt):
+    """The run was asked to stop. No ``except Exception`` of an optimizer may swallow it."""
+
+
+class Stop:
+    """Turns Ctrl-C and SIGTERM into an orderly end: what is under way is finished and kept."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the run shall end."""
+        return self._asked.is_set()
+
+    def check(self) -> None:
+        """Raises RunStopped if the run shall end."""
+        if self.is_asked:
+            raise RunStopped
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listens while the block runs; a second Ctrl-C ends the process as usual."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+        for kind in before:
+            signal.signal(kind, self._note)
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _note(self, kind: int, frame: FrameType | None) -> None:
+        if self.is_asked:
+            raise KeyboardInterrupt
+        self._asked.set()
+
+
+class CallJournal(Cache):
+    """DSPy's cache in a folder of the run, which counts, and makes no new call after a stop."""
+
+    def __init__(self, folder: Path, stop: Stop) -> None:
+        super().__init__(
+            enable_disk_cache=True,
+            enable_memory_cache=True,
+            disk_cache_dir=str(folder),
+            disk_size_limit_bytes=_DISK_LIMIT,
+        )
+        self._disk: Any = self.disk_cache
+        self.num_made = self.num_known = 0
+        self._stop = stop
+
+    def get(self, request: dict[str, Any], ignored_args_for_cache_key: Any = None) -> Any:
+        """A known answer, or None: then DSPy makes the call.
+
+        Raises:
+            RunStopped: the answer is not known and the run shall end.
+        """
+        known = super().get(request, ignored_args_for_cache_key)
+        if known is None:
+            self._stop.check()
+            return None
+        with self._lock:
+            self.num_known += 1
+        return known
+
+    def put(self, request: dict[str, Any], value: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes an answer down."""
+        super().put(request, value, *args, **kwargs)
+        with self._lock:
+            self.num_made += 1
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Makes this DSPy's cache while the block runs."""
+        settings: Any = dspy  # the attribute is made on demand, so that type checkers miss it
+        before = settings.cache
+        settings.cache = self
+        try:
+            yield
+        finally:
+            settings.cache = before
+            self._disk.close()
+
+
+class Journal:
+    """Key to value, one JSON line each, flushed as it is written; a torn last line is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._entries: dict[str, Any] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            complete, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
+            if torn:
+                path.write_text(f"{complete}\n" if complete else "", encoding="utf-8")
+            for line in filter(None, complete.split("\n")):
+                entry = json.loads(line)
+                self._entries[entry["key"]] = entry["value"]
+
+    def get(self, key: str) -> Any | None:
+        """The value of a key, or None."""
+        return self._entries.get(key)
+
+    def put(self, key: str, about: str, value: Any) -> None:
+        """Writes a value down at once; ``about`` is for human readers."""
+        line = json.dumps({"key": key, "about": about, "value": value}, ensure_ascii=False)
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
+            self._entries[key] = value
+            file.write(f"{line}\n")
+
+
+def key_of(*parts: Any) -> str:
+    """A key of anything that JSON can write."""
+    text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,96 @@
+"""The models of an experiment, loaded when they are first needed and then shared."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+
+from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.denoisers import Denoiser, load_denoiser
+from dspy_diffusion_infill.embedded import embedded_lm
+from dspy_diffusion_infill.evaluation.experiment import DIFFUSION, EMBEDDED, ModelSpec
+
+_SECRET = ("api_key",)
+_ADDRESS = ("api_base", "base_url")
+
+
+@dataclass(slots=True)
+class Models:
+    """LMs and denoisers by name.
+
+    Attributes:
+        specs: what each name stands for.
+    """
+
+    specs: Mapping[str, ModelSpec]
+    _lms: dict[str, dspy.LM] = field(default_factory=dict)
+    _denoisers: dict[str, Denoiser] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def spec(self, name: str) -> ModelSpec:
+        """The spec of a model.
+
+        Raises:
+            ValueError: there is no model of that name.
+        """
+        if name not in self.specs:
+            raise ValueError(f"model must be one of {', '.join(self.specs)}, got {name!r}")
+        return self.specs[name]
+
+    def lm(self, name: str, *, seed: int = 0) -> dspy.LM:
+        """The LM of a model; its calls go through DSPy's cache. Another seed samples afresh."""
+        with self._lock:
+            if name not in self._lms:
+                self._lms[name] = self._make_lm(name)
+            lm = self._lms[name]
+        if seed == 0 or lm.kwargs.get("temperature") == 0:
+            return lm
+        own_seed = {"seed": seed} if self.spec(name).is_local else {}
+        return lm.copy(rollout_id=seed, **own_seed)
+
+    def denoiser(self, name: str) -> Denoiser:
+        """The denoiser of a model; models of the same checkpoint share one.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        checkpoint = self.spec(name).denoiser
+        if checkpoint is None:
+            raise ValueError(f"model {name!r} has no denoiser: give it one in models.yaml")
+        with self._lock:
+            if checkpoint not in self._denoisers:
+                self._denoisers[checkpoint] = load_denoiser(checkpoint)
+            return self._denoisers[checkpoint]
+
+    def adapter(self, name: str) -> dspy.Adapter:
+        """The adapter for programs that bring none."""
+        return TemplateAdapter() if self.spec(name).plain_prompts else dspy.ChatAdapter()
+
+    def identity(self, name: str) -> str:
+        """The LM with all options that its answers depend on: the key of journals."""
+        lm = self.lm(name)
+        hidden = (*_SECRET, *_ADDRESS)
+        options = {key: value for key, value in lm.kwargs.items() if key not in hidden}
+        return f"{lm.model} {json.dumps(options, sort_keys=True, default=str)}"
+
+    def token_counter(self, name: str) -> Callable[[str], int]:
+        """Counts tokens: with the denoiser's tokenizer, else as four characters each."""
+        spec = self.spec(name)
+        if spec.lm == DIFFUSION:
+            denoiser = self.denoiser(name)
+            return lambda text: len(denoiser.encode(text).input_ids)
+        return lambda text: -(-len(text) // 4)
+
+    def _make_lm(self, name: str) -> dspy.LM:
+        spec = self.spec(name)
+        options: dict[str, Any] = dict(spec.options)
+        if spec.lm == EMBEDDED:
+            return embedded_lm(**options)
+        if spec.lm == DIFFUSION:
+            from dspy_diffusion_infill.denoisers.lm import diffusion_lm
+
+            return diffusion_lm(self.denoiser(name), **options)
+        return dspy.LM(spec.lm, **options)

@@ -1,0 +1,224 @@
+"""Rewriting a program's prompt: COPRO, GEPA and infilling, one after the other.
+
+Infilling itself comes from the layer above (``Infill``): this package measures prompts and knows
+no optimizer but DSPy's own.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import dspy
+
+from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.denoisers import Denoiser
+from dspy_diffusion_infill.evaluation.experiment import SearchSpec, Step
+from dspy_diffusion_infill.evaluation.journals import Journal, Stop, key_of
+from dspy_diffusion_infill.evaluation.models import Models
+from dspy_diffusion_infill.evaluation.tasks import Task
+
+Instructions = dict[str, str]
+
+# COPRO asks for two fields. Of an LM that cannot follow forms all is taken as the instruction.
+_WHOLE_TEXT = TemplateAdapter(
+    pattern=r"(?s)(?P<proposed_instruction>.+?)(?P<proposed_prefix_for_output_field>\s*)\Z",
+    response="{proposed_instruction}",
+)
+
+
+class Infill(Protocol):
+    """An infilling optimizer."""
+
+    def __call__(
+        self,
+        program: dspy.Module,
+        shots: Sequence[dspy.Example],
+        *,
+        task: Task,
+        denoiser: Denoiser,
+        prefix: int | None,
+        search: SearchSpec,
+        threads: int,
+        seed: int,
+        folder: Path,
+    ) -> dspy.Module:
+        """Compiles the program on the shots and returns the better one.
+
+        Args:
+            program: the student; the LM and the adapter are configured around the call.
+            shots: trainset and valset in one, as in the paper.
+            task: has the metric.
+            denoiser: proposes.
+            prefix: put this many masks in front; None is sliding windows or the prompt's own marks.
+            search: window, stride, mask, steps, budget.
+            threads: program runs at once.
+            seed: decides every random choice.
+            folder: for a journal, so that the search goes on where it was cut off.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTask:
+    """One chain of rewritings.
+
+    Attributes:
+        template: what it starts from.
+        steps: the rewritings.
+        lm: name of the model that validates.
+        shots: examples, prepared for the template.
+        seed: of every random choice.
+    """
+
+    template: str
+    steps: tuple[Step, ...]
+    lm: str
+    shots: tuple[dspy.Example, ...]
+    seed: int
+
+
+@dataclass(slots=True)
+class PromptSearch:
+    """Finds prompts, each once: chains that begin alike share their beginning.
+
+    Attributes:
+        task: the program and its metric.
+        models: who proposes and who validates.
+        search: options of all steps.
+        infill: the infilling optimizer; None where no condition infills.
+        journal: the found prompts.
+        folder: of the run, for the optimizers' own journals.
+        threads: program runs at once.
+        stop: asked between steps.
+    """
+
+    task: Task
+    models: Models
+    search: SearchSpec
+    infill: Infill | None
+    journal: Journal
+    folder: Path
+    threads: int
+    stop: Stop
+
+    def find(self, asked: SearchTask) -> Instructions:
+        """The instructions at the end of the chain, by predictor; from the journal where known."""
+        program = self._program(asked)
+        found = instructions_of(program)
+        for step in asked.steps:
+            self.stop.check()
+            key = self._key(asked, step, found)
+            known = self.journal.get(key)
+            if known is None:
+                apply_instructions(program, found)
+                better = self._run(step, program, asked, self.folder / "searches" / key)
+                self.stop.check()
+                known = instructions_of(better)
+                about = f"{step.kind} by {step.by}, seed {asked.seed}, {asked.template or 'own'}"
+                self.journal.put(key, about, known)
+            found = dict(known)
+        return found
+
+    def is_known(self, asked: SearchTask) -> bool:
+        """Whether the whole chain stands in the journal."""
+        found: Mapping[str, str] = instructions_of(self._program(asked))
+        for step in asked.steps:
+            known = self.journal.get(self._key(asked, step, found))
+            if known is None:
+                return False
+            found = known
+        return True
+
+    def _program(self, asked: SearchTask) -> dspy.Module:
+        return self.task.program(asked.template, self.models.spec(asked.lm), seed=asked.seed)
+
+    def _key(self, asked: SearchTask, step: Step, found: Mapping[str, str]) -> str:
+        proposer = self.models.spec(step.by)
+        by = proposer.denoiser if step.kind == "infill" else self.models.identity(step.by)
+        shots = [example.toDict() for example in asked.shots]
+        lm = self.models.identity(asked.lm)
+        return key_of(asdict(step) | {"by": by}, asdict(self.search), lm, shots, asked.seed, found)
+
+    def _run(
+        self, step: Step, program: dspy.Module, asked: SearchTask, folder: Path
+    ) -> dspy.Module:
+        shots, lm = list(asked.shots), self.models.lm(asked.lm, seed=asked.seed)
+        own = self.task.adapter(program) or self.models.adapter(asked.lm)
+        if step.kind == "infill":
+            if self.infill is None:
+                raise ValueError("a condition infills, and no infilling optimizer was given")
+            with dspy.context(lm=lm, adapter=own):
+                return self.infill(
+                    program,
+                    shots,
+                    task=self.task,
+                    denoiser=self.models.denoiser(step.by),
+                    prefix=step.prefix,
+                    search=self.search,
+                    threads=self.threads,
+                    seed=asked.seed,
+                    folder=folder,
+                )
+        plain = self.models.spec(step.by).plain_prompts
+        with dspy.context(lm=lm, adapter=_WHOLE_TEXT if plain else dspy.ChatAdapter()):
+            run = self._copro if step.kind == "copro" else self._gepa
+            return run(program, shots, step.by, asked.seed)
+
+    def _copro(
+        self, program: dspy.Module, shots: list[dspy.Example], by: str, seed: int
+    ) -> dspy.Module:
+        optimizer = dspy.COPRO(
+            prompt_model=self.models.lm(by, seed=seed),
+            metric=self.task.metric,
+            breadth=self.search.copro_breadth,
+            depth=self.search.copro_depth,
+        )
+        options = {"num_threads": self.threads, "display_progress": False, "display_table": 0}
+        return optimizer.compile(program, trainset=shots, eval_kwargs=options)
+
+    def _gepa(
+        self, program: dspy.Module, shots: list[dspy.Example], by: str, seed: int
+    ) -> dspy.Module:
+        task = self.task
+
+        def metric(gold: Any, pred: Any, trace: Any = None, name: Any = None, sub: Any = None):
+            score = task.metric(gold, pred)
+            return dspy.Prediction(score=score, feedback=task.feedback(gold, pred))
+
+        optimizer = dspy.GEPA(
+            metric=metric,
+            max_metric_calls=self.search.gepa_metric_calls,
+            reflection_lm=self.models.lm(by, seed=seed),
+            num_threads=self.threads,
+            seed=seed,
+        )
+        return optimizer.compile(program, trainset=shots)
+
+
+def instructions_of(program: dspy.Module) -> Instructions:
+    """The instructions of each predictor, by name."""
+    return {name: signature_of(one).instructions for name, one in program.named_predictors()}
+
+
+def apply_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> None:
+    """Changes the program's instructions, by predictor name."""
+    for name, predictor in program.named_predictors():
+        if name in instructions:
+            predictor.signature = signature_of(predictor).with_instructions(instructions[name])
+
+
+def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
+    """The predictor's signature; DSPy declares a looser type."""
+    return cast("type[dspy.Signature]", predictor.signature)
+
+
+def add_demos(program: dspy.Module, shots: Sequence[dspy.Example], num: int, *, seed: int) -> None:
+    """Gives the program's only predictor worked examples (in-context learning)."""
+    if num == 0:
+        return
+    if len(shots) < num:
+        raise ValueError(f"{num} demos are asked for, and there are {len(shots)} shots")
+    (predictor,) = program.predictors()
+    predictor.demos = random.Random(seed).sample(list(shots), num)

@@ -1,0 +1,193 @@
+"""One of the paper's tables from start to end: data, estimate, run, rendering."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.evaluation.costs import estimate
+from dspy_diffusion_infill.evaluation.experiment import Experiment, ModelSpec
+from dspy_diffusion_infill.evaluation.journals import CallJournal, Journal, Stop
+from dspy_diffusion_infill.evaluation.loading import Examples, load_dataset
+from dspy_diffusion_infill.evaluation.models import Models
+from dspy_diffusion_infill.evaluation.plots import save_plot
+from dspy_diffusion_infill.evaluation.prompt_search import Infill, PromptSearch
+from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.evaluation.runner import Cell, CellResult, Perplexity, Runner
+from dspy_diffusion_infill.evaluation.tables import Table, make_table
+from dspy_diffusion_infill.evaluation.tasks import Gsm8kTask, HoverTask, JudgeTask, Task
+
+CORPUS_PLACES = ("corpus.jsonl", "hotpot_mini/corpus.jsonl", "hover/hotpot_mini/corpus.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What this package is given by the layer above.
+
+    Attributes:
+        infill: the infilling optimizer.
+        perplexity: diffusion perplexity.
+        echo: prints a line.
+        on_progress: told a cell, how many of its rows are done, and of how many.
+    """
+
+    infill: Infill | None = None
+    perplexity: Perplexity | None = None
+    echo: Callable[[str], None] = print
+    on_progress: Callable[[Cell, int, int], None] = lambda cell, done, total: None
+
+
+def run_experiment(
+    experiment: Experiment,
+    specs: Mapping[str, ModelSpec],
+    *,
+    data: Path | None,
+    corpus: Path | None = None,
+    output: Path,
+    tools: Tools,
+) -> Table:
+    """Runs an experiment, or what is left of it, and writes its table.
+
+    The folder ``output`` gets ``<name>.md``, ``.csv``, ``.png`` and ``.svg``, and the journals
+    (``rows.jsonl``, ``prompts.jsonl``, ``calls/``, ``searches/``), with which the same command goes
+    on after a kill.
+
+    Args:
+        experiment: from ``load_experiment``.
+        specs: from ``load_models``.
+        data: folder or file of the data sets; None is the hub.
+        corpus: HoVer's pages; None is looked for in ``data``.
+        output: made where it is missing.
+        tools: from the layer above.
+
+    Raises:
+        DataError: the data are missing or ill-formed.
+        ExperimentError: too many calls failed.
+        RunStopped: Ctrl-C or SIGTERM; everything that was answered is kept.
+    """
+    started, stop = time.perf_counter(), Stop()
+    test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
+    shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
+    task, models = _task(experiment, data, corpus), Models(specs)
+    calls = CallJournal(output / "calls", stop)
+    prompts = PromptSearch(
+        task=task,
+        models=models,
+        search=experiment.search,
+        infill=tools.infill,
+        journal=Journal(output / "prompts.jsonl"),
+        folder=output,
+        threads=experiment.threads,
+        stop=stop,
+    )
+    runner = Runner(
+        experiment=experiment,
+        task=task,
+        models=models,
+        prompts=prompts,
+        journal=Journal(output / "rows.jsonl"),
+        test=test,
+        shots=shots,
+        perplexity=tools.perplexity,
+        stop=stop,
+        on_progress=tools.on_progress,
+    )
+    with calls.in_use():
+        _announce(runner, tools.echo)
+        with stop.on_signals():
+            results = runner.run()
+    table = make_table(
+        experiment,
+        task,
+        results,
+        models={name: models.lm(name).model for name in experiment.models},
+        notes=_notes(experiment, specs, test, shots),
+    )
+    _write(table, results, output)
+    seconds = time.perf_counter() - started
+    tools.echo(table.markdown())
+    tools.echo(
+        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
+        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
+    )
+    return table
+
+
+def _announce(runner: Runner, echo: Callable[[str], None]) -> None:
+    experiment = runner.experiment
+    cells = runner.cells()
+    echo(f"{experiment.title} ({experiment.scale} scale): {len(cells)} cells, at most:")
+    for cost in estimate(runner):
+        echo(f"  {cost}")
+
+
+def _task(experiment: Experiment, data: Path | None, corpus: Path | None) -> Task:
+    if experiment.task in ("summeval", "biggen"):
+        return JudgeTask(experiment.judge)
+    if experiment.task == "gsm8k":
+        return Gsm8kTask()
+    places = [data / place for place in CORPUS_PLACES] if data is not None else []
+    found = corpus or next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataError(
+            "HoVer searches a corpus of pages: give a JSONL file of {title, text} as corpus "
+            "(--corpus), or as corpus.jsonl in the data folder"
+        )
+    return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
+
+
+def _notes(
+    experiment: Experiment, specs: Mapping[str, ModelSpec], test: Examples, shots: Examples
+) -> list[str]:
+    """What it was measured on; nothing that changes when the same command is run again."""
+    num_test = min(len(test), experiment.test.num or len(test))
+    num_shots = min(len(shots), experiment.shots.num or len(shots))
+    cut = experiment.test.max_chars
+    proposers = {
+        step.by: (specs[step.by].denoiser if step.kind == "infill" else specs[step.by].lm)
+        for condition in experiment.conditions
+        for step in condition.steps
+    }
+    notes = [
+        f"Measured on {num_test} of {len(test)} rows of {_short(test.source)} "
+        f"({experiment.test.split}); prompts searched with {num_shots} shots of "
+        f"{_short(shots.source)} ({experiment.shots.split})."
+        + (f" Texts are cut at {cut} characters." if cut else ""),
+        f"Rows dropped by the data set's rule: {test.num_dropped} (test), {shots.num_dropped} "
+        "(shots).",
+    ]
+    if proposers:
+        named = ", ".join(f"{name} = {who}" for name, who in proposers.items())
+        notes.append(f"Prompts proposed by: {named}.")
+    if experiment.scale != "full":
+        notes.append(
+            f"Scale: {experiment.scale}. This run shows that the machinery works; its figures say "
+            "nothing about the paper's models."
+        )
+    return notes
+
+
+def _short(source: str) -> str:
+    """The last two parts of each path: a table does not depend on where the data lie."""
+    return ", ".join("/".join(Path(part).parts[-2:]) for part in source.split(", "))
+
+
+def _write(table: Table, results: list[CellResult], output: Path) -> None:
+    path = output / table.experiment.name
+    path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
+    path.with_suffix(".csv").write_text(table.csv(), encoding="utf-8")
+    prompts = [
+        f"## {result.cell}\n\n"
+        + "\n\n".join(_fenced(text) for text in result.instructions.values())
+        for result in results
+        if result.cell.condition.steps
+    ]
+    if prompts:
+        text = "\n\n".join(["# The prompts that were found", *prompts]) + "\n"
+        (output / f"{table.experiment.name}_prompts.md").write_text(text, encoding="utf-8")
+    save_plot(table, path)
+
+
+def _fenced(text: str) -> str:
+    return f"````text\n{text}\n````"

@@ -1,0 +1,157 @@
+"""The table of an experiment: our figures with the paper's beside them."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dspy_diffusion_infill.evaluation.experiment import Condition, Experiment, PaperFigure
+from dspy_diffusion_infill.evaluation.runner import CellResult
+from dspy_diffusion_infill.evaluation.statistics import Spread, spread
+from dspy_diffusion_infill.evaluation.tasks import Task
+
+HEADINGS = {
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "kendall": "Kendall τ-b",
+    "em": "Exact match (%)",
+    "em_strict": "Exact match, strict (%)",
+    "tokens": "Prompt tokens",
+    "recall": "Recall",
+    "f1": "F1",
+    "label_accuracy": "Label accuracy",
+    "perplexity": "Perplexity",
+}
+_DIGITS = {"em": 1, "em_strict": 1, "tokens": 1, "perplexity": 2}
+_NOTHING = "\u2013"
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A condition over all seeds.
+
+    Attributes:
+        condition: which.
+        ours: each measure over the seeds.
+        num_rows: rows measured, over all seeds.
+        num_failed: rows whose call failed, over all seeds.
+        model: what was measured: the model's real name.
+    """
+
+    condition: Condition
+    ours: Mapping[str, Spread]
+    num_rows: int
+    num_failed: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A finished experiment.
+
+    Attributes:
+        experiment: which.
+        rows: a condition each.
+        notes: the footer, a paragraph each.
+    """
+
+    experiment: Experiment
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """Heading, caution, table, footer."""
+        measures = self.experiment.measures
+        heads = [*self.experiment.columns]
+        for measure in measures:
+            heads += [HEADINGS[measure], "paper"]
+        heads.append("measured on")
+        lines = [heads, ["---"] * len(heads)]
+        for row in self.rows:
+            cells = [row.condition.label.get(name, "") for name in self.experiment.columns]
+            for measure in measures:
+                cells += [
+                    ours_text(measure, row.ours[measure]),
+                    paper_text(measure, row.condition.paper.get(measure)),
+                ]
+            lines.append([*cells, row.model])
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        caution = [f"> **{self.experiment.caution}**"] if self.experiment.caution else []
+        footer = "\n".join(f"- {note}" for note in self.notes)
+        return "\n\n".join([f"# {self.experiment.title}", *caution, text, footer]) + "\n"
+
+    def csv(self) -> str:
+        """One line a condition; undefined figures are empty."""
+        out = io.StringIO()
+        heads = [*self.experiment.columns]
+        for measure in self.experiment.measures:
+            heads += [f"{measure}{suffix}" for suffix in ("", "_std", "_runs")]
+            heads += [f"paper_{measure}", f"paper_{measure}_std"]
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([*heads, "rows", "failed", "measured_on"])
+        for row in self.rows:
+            cells: list[object] = [row.condition.label.get(n, "") for n in self.experiment.columns]
+            for measure in self.experiment.measures:
+                ours, paper = row.ours[measure], row.condition.paper.get(measure)
+                cells += [ours.mean, ours.std, ours.num_runs]
+                cells += [paper and paper.mean, paper and paper.std]
+            writer.writerow([*cells, row.num_rows, row.num_failed, row.model])
+        return out.getvalue()
+
+
+def make_table(
+    experiment: Experiment,
+    task: Task,
+    results: Sequence[CellResult],
+    *,
+    models: Mapping[str, str],
+    notes: Sequence[str],
+) -> Table:
+    """Joins the seeds of each condition.
+
+    Args:
+        experiment: what was run.
+        task: says what to remark.
+        results: every cell's.
+        models: the real name of each model.
+        notes: put at the end of the footer.
+    """
+    rows = []
+    for condition in experiment.conditions:
+        mine = [result for result in results if result.cell.condition is condition]
+        ours = {
+            measure: spread([result.figures.get(measure) for result in mine])
+            for measure in experiment.measures
+        }
+        num_rows = sum(len(result.rows) for result in mine)
+        num_failed = sum(result.num_failed for result in mine)
+        rows.append(TableRow(condition, ours, num_rows, num_failed, models[condition.model]))
+    measured = [row for result in results for row in result.rows]
+    remarks = task.remarks(measured) if measured else []
+    failed = sum(row.num_failed for row in rows)
+    undefined = sum(s.num_runs < len(experiment.seeds) for row in rows for s in row.ours.values())
+    footer = [
+        f"Runs: {len(experiment.seeds)} (seeds {', '.join(map(str, experiment.seeds))}); ± is the "
+        f"standard deviation over runs. {_NOTHING} is a figure that is not defined (constant or "
+        f"missing scores) or not in the paper; {undefined} of ours lack a run or more.",
+        *remarks,
+        f"Rows whose call failed, left out and asked for again by the next run: {failed}.",
+        *notes,
+    ]
+    return Table(experiment, tuple(rows), tuple(footer))
+
+
+def ours_text(measure: str, figure: Spread) -> str:
+    """``0.535 ± 0.007``; with fewer runs than the others have, how many."""
+    if figure.mean is None:
+        return _NOTHING
+    digits = _DIGITS.get(measure, 3)
+    std = "" if figure.std is None else f" ± {figure.std:.{digits}f}"
+    return f"{figure.mean:.{digits}f}{std}"
+
+
+def paper_text(measure: str, figure: PaperFigure | None) -> str:
+    """The paper's figure, written as ours."""
+    if figure is None:
+        return _NOTHING
+    return ours_text(measure, Spread(figure.mean, figure.std, 1))
