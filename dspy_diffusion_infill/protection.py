@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import dspy
 
+from dspy_diffusion_infill.signatures import signature_of
+
 Span = tuple[int, int]
 Protect = Sequence[str | re.Pattern[str]]
 
@@ -62,7 +64,7 @@ def generated_text(program: dspy.Module) -> dict[str, list[str]]:
         path = prefix.removeprefix("self").removeprefix(".")
         tools = [str(tool) for tool in getattr(module, "tools", {}).values()]
         for name, predictor in program.named_predictors():
-            text = predictor.signature.instructions
+            text = signature_of(predictor).instructions
             if path and not name.startswith(f"{path}."):
                 continue
             if opening in text:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dspy
+from dspy.signatures import make_signature
 from rich.console import Console
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
-from dspy_diffusion_infill.optimizer.results import DetailedResults
+from dspy_diffusion_infill.optimizer.results import DetailedResults, results_of
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.report import print_report
 
@@ -115,7 +116,7 @@ def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
         options.input_field: (str, dspy.InputField()),
         options.output_field: (kind, dspy.OutputField()),
     }
-    return dspy.Predict(dspy.Signature(fields, options.instructions))
+    return dspy.Predict(make_signature(fields, options.instructions))
 
 
 def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
         before = _accuracy(program, rows.heldout, metric)
         better = optimizer.compile(program, rows.train, valset=rows.valid)
         after = _accuracy(better, rows.heldout, metric)
-    results = better.detailed_results
+    results = results_of(better)
     validation = ("validation", results.score_before, results.score_after)
     print_report(results, [validation, ("held-out", before, after)], console=console)
     return _figures(results, before, after, time.perf_counter() - started)

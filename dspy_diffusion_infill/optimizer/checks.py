@@ -7,6 +7,8 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.signatures import signature_of
+
 
 def check_student(student: Any) -> None:
     """Raises TypeError or ValueError if the student is no usable program."""
@@ -163,7 +165,7 @@ def check_protect(protect: Any) -> tuple[str | re.Pattern[str], ...]:
 
 def _input_fields(student: dspy.Module, example: dspy.Example) -> list[str]:
     wanted = {
-        name for predictor in student.predictors() for name in predictor.signature.input_fields
+        name for predictor in student.predictors() for name in signature_of(predictor).input_fields
     }
     return [key for key in example.keys() if key in wanted] or ["question"]
 

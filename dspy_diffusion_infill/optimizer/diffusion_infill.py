@@ -18,6 +18,7 @@ from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch, labelled_fields
 from dspy_diffusion_infill.optimizer.programs import chosen_predictors
 from dspy_diffusion_infill.optimizer.progress import progress_bar
+from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search, SearchOptions
 from dspy_diffusion_infill.optimizer.setup import Setup
 from dspy_diffusion_infill.optimizer.validation import TooManyFailuresError, Validator
@@ -119,6 +120,8 @@ class DiffusionInfill(Teleprompter):
             checks.check_names(predictors),
             checks.check_protect(protect),
         )
+        if isinstance(guidance, str) and guidance != "auto":
+            raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
         self.guidance = guidance
         self.num_threads, self.max_errors, self.failure_score = (
             num_threads,
@@ -141,7 +144,8 @@ class DiffusionInfill(Teleprompter):
         """The most that ``compile`` can cost; loads the denoiser's tokenizer and calls no LM."""
         return estimate(self._set_up(student, trainset, None, valset).search(None))
 
-    def compile(
+    # trainset also by position, and no **kwargs that would swallow a typo.
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         student: dspy.Module,
         trainset: Sequence[dspy.Example],
@@ -181,7 +185,7 @@ class DiffusionInfill(Teleprompter):
         except TooManyFailuresError as error:
             best = setup.result(search)
             raise TooManyErrors(
-                str(error), best_program=best, detailed_results=best.detailed_results
+                str(error), best_program=best, detailed_results=results_of(best)
             ) from error
         return setup.result(search)
 
@@ -237,7 +241,7 @@ class DiffusionInfill(Teleprompter):
     ) -> Guide | None:
         if self.guidance is None:
             return None
-        if self.guidance != "auto":
+        if not isinstance(self.guidance, str):
             return Guide(self.guidance)
         first = next(
             predictor for name, predictor in student.named_predictors() if name == names[0]

@@ -5,6 +5,8 @@ from typing import Any
 import dspy
 from dspy.evaluate.metrics import normalize_text
 
+from dspy_diffusion_infill.signatures import signature_of
+
 
 class ExactMatch:
     """1.0 where every labelled output field equals the prediction's, else 0.0.
@@ -31,7 +33,7 @@ class ExactMatch:
 def labelled_fields(program: dspy.Module, examples: list[dspy.Example]) -> tuple[str, ...]:
     """The output fields of the program's predictors that the examples label, in order."""
     outputs = dict.fromkeys(
-        name for p in program.predictors() for name in p.signature.output_fields
+        name for p in program.predictors() for name in signature_of(p).output_fields
     )
     labelled = {name for example in examples for name in example.labels().keys()}
     return tuple(name for name in outputs if name in labelled)

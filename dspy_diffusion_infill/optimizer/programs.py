@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import dspy
 
+from dspy_diffusion_infill.signatures import signature_of
+
 # What optimizers leave on their results: it would ride along in every copy.
 _RIDERS = (
     "candidate_programs",
@@ -24,7 +26,8 @@ def copy_program(program: dspy.Module) -> dspy.Module:
     """
     light = copy.copy(program)
     for name in _RIDERS:
-        light.__dict__.pop(name, None)
+        if name in vars(light):
+            delattr(light, name)
     memo = {id(lm): lm for predictor in program.predictors() if (lm := predictor.lm) is not None}
     try:
         copied = copy.deepcopy(light, memo)
@@ -44,7 +47,7 @@ def copy_program(program: dspy.Module) -> dspy.Module:
 def instructions_of(program: dspy.Module) -> dict[str, str]:
     """The instructions of each predictor, by name, as an LM gets them."""
     return {
-        name: predictor.signature.instructions for name, predictor in program.named_predictors()
+        name: signature_of(predictor).instructions for name, predictor in program.named_predictors()
     }
 
 
@@ -53,7 +56,7 @@ def with_instructions(program: dspy.Module, changes: Mapping[str, str]) -> dspy.
     changed = copy_program(program)
     for name, predictor in changed.named_predictors():
         if name in changes:
-            predictor.signature = predictor.signature.with_instructions(changes[name])
+            predictor.signature = signature_of(predictor).with_instructions(changes[name])
     return changed
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import dspy
+
 Scores = tuple[float, ...]
 
 
@@ -110,3 +112,15 @@ class DetailedResults:
     denoiser: str
     guidance: str | None
     skipped: dict[str, str]
+
+
+def results_of(program: dspy.Module) -> DetailedResults:
+    """The record on a program that ``DiffusionInfill`` compiled.
+
+    Raises:
+        ValueError: it carries none.
+    """
+    results = vars(program).get("detailed_results")
+    if not isinstance(results, DetailedResults):
+        raise ValueError(f"this {type(program).__name__} was not compiled by DiffusionInfill")
+    return results

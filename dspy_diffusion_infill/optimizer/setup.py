@@ -27,6 +27,7 @@ from dspy_diffusion_infill.optimizer.search import Search, SearchOptions, Target
 from dspy_diffusion_infill.optimizer.slots import make_slots, needs_traces
 from dspy_diffusion_infill.optimizer.validation import BudgetSpentError, Evaluation, Validator
 from dspy_diffusion_infill.protection import generated_text
+from dspy_diffusion_infill.signatures import signature_of
 from dspy_diffusion_infill.windows import take_marks
 
 logger = logging.getLogger(__name__)
@@ -79,13 +80,7 @@ class Setup:
         metric = self.validator.metric
         lms = [getattr(p.lm or dspy.settings.lm, "model", None) for p in self.student.predictors()]
         return {
-            "program": key_of(
-                {
-                    name: [predictor.signature.instructions, repr(predictor.signature.fields)]
-                    + [dict(demo) for demo in predictor.demos]
-                    for name, predictor in self.student.named_predictors()
-                }
-            ),
+            "program": key_of(_described(self.student)),
             "trainset": key_of([example.toDict() for example in self.trainset]),
             "valset": key_of([example.toDict() for example in self.valset]),
             "metric": getattr(metric, "__qualname__", type(metric).__qualname__),
@@ -178,9 +173,11 @@ class Setup:
             logger.warning("%d of %d runs raised, most often (%d): %s", failed, runs, times, kind)
         best = with_instructions(self.base, search.instructions() if search else {})
         records = self._records(search, instructions_of(best))
-        best.detailed_results = records
-        best.total_calls = records.metric_calls
-        best.candidate_programs = self._candidates(search)
+        vars(best).update(
+            detailed_results=records,
+            total_calls=records.metric_calls,
+            candidate_programs=self._candidates(search),
+        )
         return best
 
     def _records(self, search: Search | None, after: dict[str, str]) -> DetailedResults:
@@ -222,3 +219,13 @@ class Setup:
                 current = changes
         rows.sort(key=lambda row: -row[0])
         return [{"score": score, "program": program} for score, program in rows]
+
+
+def _described(program: dspy.Module) -> dict[str, list[Any]]:
+    """What an LM gets from each predictor: instructions, fields, demos."""
+    described = {}
+    for name, predictor in program.named_predictors():
+        signature = signature_of(predictor)
+        demos = [dict(demo) for demo in predictor.demos]
+        described[name] = [signature.instructions, repr(signature.fields), demos]
+    return described

@@ -8,6 +8,7 @@ import dspy
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.optimizer.validation import Evaluation
+from dspy_diffusion_infill.signatures import signature_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def make_slots(
                 worked.append(example_of)
         adapter = dspy.settings.adapter or dspy.ChatAdapter()
         demos = tuple(dict(demo) for demo in predictor.demos)
-        slots[name] = Slot(name, predictor.signature, adapter, tuple(worked), demos)
+        slots[name] = Slot(name, signature_of(predictor), adapter, tuple(worked), demos)
     return slots
 
 
@@ -62,7 +63,7 @@ def _labelled(predictor: dspy.Predict, example: dspy.Example) -> WorkedExample |
 
     None where an input or an output is missing.
     """
-    signature = predictor.signature
+    signature = signature_of(predictor)
     if not all(name in example for name in signature.fields):
         return None
     inputs = {name: example[name] for name in signature.input_fields}
@@ -77,7 +78,7 @@ def _worked_example(
     """Labels win over traced outputs; without a trace, labels of some outputs must do."""
     if (complete := _labelled(predictor, example)) is not None:
         return complete
-    signature = predictor.signature
+    signature = signature_of(predictor)
     labels = {name: example[name] for name in signature.output_fields if name in example}
     if call is not None:
         inputs, outputs = call

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
@@ -110,7 +110,7 @@ class Validator:
         self.metric_calls += len(examples)
         try:
             with _quiet_evaluate():
-                results = evaluate(_traced(program)).results
+                results = evaluate(cast(Any, _traced(program))).results
         except Exception as error:
             if len(failures) <= limit:
                 raise
