@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from dspy_diffusion_infill.cli import demo_commands
+from dspy_diffusion_infill.cli import demo_commands, evaluation_commands, training_commands
 from dspy_diffusion_infill.errors import DiffusionInfillError
 
 app = typer.Typer(
@@ -17,14 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Infill windows of DSPy instructions with a masked diffusion language model.",
 )
-
-
-@app.callback()
-def root() -> None:
-    """Keeps the commands by name, however many there are."""
-
-
 demo_commands.register(app)
+training_commands.register(app)
+evaluation_commands.register(app)
 
 
 def main() -> None:

@@ -14,7 +14,10 @@ STOPPED = 130  # the shell's code for an interrupted command
 
 Tables = Annotated[
     str,
-    typer.Argument(help="table1, table2, table3, table4, table7, figure4, figure5 or figure6."),
+    typer.Argument(
+        help="table1, table2, table3, table4, table7, figure4, figure5, figure6; or mini, the claim "
+        "reproduced small, from nothing and on a CPU."
+    ),
 ]
 
 
@@ -39,8 +42,22 @@ def reproduce_command(
     ] = None,
     lm: Annotated[str | None, typer.Option(help="Another LM in place of all of them.")] = None,
     api_base: Annotated[str | None, typer.Option(help="Address of that LM.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of mini.")] = 3,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows of mini to this file.")
+    ] = None,
 ) -> None:
     """Reproduces a table or figure of the paper; the same command goes on after a kill."""
+    if table == "mini":
+        from dspy_diffusion_infill.training.mini import run_mini
+
+        run_mini(
+            seeds=seeds,
+            output=output,
+            json=json_path,
+            scale="smoke" if scale == "smoke" else "full",
+        )
+        return
     try:
         reproduce(
             table,
