@@ -8,6 +8,7 @@ Importing this package loads no torch: the first ``load_denoiser`` does.
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.denoisers import Denoiser, InfillRequest, Sampling, load_denoiser
+from dspy_diffusion_infill.denoisers.lm import diffusion_lm
 from dspy_diffusion_infill.embedded import embedded_lm
 from dspy_diffusion_infill.errors import DiffusionInfillError, TooManyErrors
 from dspy_diffusion_infill.infiller.scoring import ResponseScorer
@@ -24,6 +25,7 @@ __all__ = [
     "Sampling",
     "TemplateAdapter",
     "TooManyErrors",
+    "diffusion_lm",
     "embedded_lm",
     "load_denoiser",
 ]

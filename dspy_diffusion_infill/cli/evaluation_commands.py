@@ -15,8 +15,8 @@ STOPPED = 130  # the shell's code for an interrupted command
 Tables = Annotated[
     str,
     typer.Argument(
-        help="table1, table2, table3, table4, table7, figure4, figure5, figure6; or mini, the claim "
-        "reproduced small, from nothing and on a CPU."
+        help="table1, table2, table3, table4, table7, figure4, figure5, figure6; or mini, the "
+        "claim reproduced small, from nothing and on a CPU."
     ),
 ]
 
