@@ -6,8 +6,10 @@ published masked diffusion LM.
 """
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -135,7 +137,8 @@ def _on_smollm2(folder: Path, settings: Settings, options: Options) -> Checkpoin
     placement = options.place(cpu_dtype=torch.bfloat16 if has_fast_bfloat16() else torch.float32)
     model, tokenizer = smollm2.load_base(torch.float32)
     device = "cuda" if isinstance(placement.device_map, str) else placement.device_map[""]
-    merged = _merge_adapter(model, folder).to(device=torch.device(device), dtype=placement.dtype)
+    merged = _merge_adapter(model, folder)
+    cast(torch.nn.Module, merged).to(device=device, dtype=placement.dtype)  # in place
     return _from_causal(merged, tokenizer, settings, folder)
 
 
@@ -157,6 +160,7 @@ def _on_folder(folder: Path, settings: Settings, options: Options) -> Checkpoint
             f"{', '.join([*FAMILIES, *CAUSAL_CLASSES])}"
         )
     model_class = CAUSAL_CLASSES[model_type]
+    assert model_class.config_class is not None
     config = model_class.config_class.from_pretrained(base, local_files_only=True)
     model = load_weights(base, model_class, config, options.place(), {})
     return _from_causal(_merge_adapter(model, folder), load_tokenizer(base), settings, folder)
@@ -172,7 +176,7 @@ def _from_causal(
             f"{folder / SETTINGS_FILE} has mask_token={settings.mask_token!r}, which the tokenizer "
             f"does not know; name one of its tokens that no text holds, such as an unused special"
         )
-    named = settings.mask_token or tokenizer.mask_token
+    named = settings.mask_token or cast(str | None, tokenizer.mask_token)
     if named is None:
         raise MissingMaskTokenError(
             f"{folder} names no mask token: set mask_token in its {SETTINGS_FILE}"
@@ -180,7 +184,7 @@ def _from_causal(
     return Checkpoint(
         model=model.eval(),
         tokenizer=tokenizer,
-        mask_id=int(tokenizer.convert_tokens_to_ids(named)),
+        mask_id=tokenizer.get_vocab()[named],
         shift=True,
         context_length=model.config.max_position_embeddings,
         algorithm="low_confidence",
@@ -196,4 +200,7 @@ def _merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise DenoiserError(
             f"{folder} has an adapter_config.json but no adapter_model.safetensors beside it"
         )
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    with warnings.catch_warnings():
+        # peft asks transformers for a name that transformers has deprecated.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()

@@ -29,7 +29,6 @@ def dream_config(published: PublishedConfig) -> Qwen2Config:
         bos_token_id=published.get("bos_token_id"),
         eos_token_id=published.get("eos_token_id"),
         use_cache=False,
-        is_causal=False,
     )
 
 

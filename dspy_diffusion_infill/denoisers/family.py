@@ -19,7 +19,7 @@ class Family:
     Attributes:
         model_type: as in the published ``config.json``.
         model_class: the native class with the same arithmetic.
-        native_config: the published config in the native class's words; the causal mask is off.
+        native_config: the published config in the native class's words.
         published_names: (published, native) parts of parameter names; ``{i}`` stands for the layer.
         shift: whether the model scores token i at position i - 1.
         context_length: tokens that fit, from the published config.

@@ -3,20 +3,40 @@
 A GPU takes several texts at once, right-padded. A CPU takes one at a time: batches were 5 % faster
 on two cores, less than padding costs, and alone a text's logits cannot depend, not even by
 rounding, on what else is asked.
+
+Later passes over a text of which only the masked part changed can do without the rest: its keys and
+values are kept from the first pass (``remember``), and only the changed tokens are computed
+(``recall``). An approximation, as Fast-dLLM's (arXiv 2505.22618), but for masks anywhere in a text.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.errors import DenoiserMemoryError
 
 GPU_TOKENS_PER_BATCH = 16384
+Logits = Float[Tensor, "places vocabulary"]
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleText:
+    """What is kept of a text whose masked part is going to change.
+
+    Attributes:
+        layers: keys and values of the visible tokens, each (1, heads, visible, head size).
+        active: positions that are computed anew in each pass, ascending.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    active: Int[Tensor, " active"]
 
 
 class ForwardPasses:
@@ -41,11 +61,12 @@ class ForwardPasses:
             tokens_per_batch = 1 if model.device.type == "cpu" else GPU_TOKENS_PER_BATCH
         self.tokens_per_batch = tokens_per_batch
         self.num_passes = 0
+        self._largest_batch = 0
         self._lock = threading.Lock()
 
     @property
     def device(self) -> torch.device:
-        """Where logits are returned: the model's device, or the CPU where the device has no float64 to sample in."""
+        """Where logits are returned: the model's device; the CPU where that has no float64."""
         return torch.device("cpu") if self.model.device.type == "mps" else self.model.device
 
     @torch.inference_mode()
@@ -69,59 +90,134 @@ class ForwardPasses:
 
     def at(
         self, texts: Sequence[Int[Tensor, " length"]], positions: Sequence[Int[Tensor, " places"]]
-    ) -> Iterator[tuple[int, Float[Tensor, "places vocabulary"]]]:
-        """Yields (index of the text, logits that score its tokens at ``positions``), batch by batch, longest text first.
+    ) -> Iterator[tuple[int, Logits]]:
+        """Yields (index of the text, logits that score its ``positions``), longest texts first.
 
         Raises:
             DenoiserMemoryError: half of a batch does not fit either.
         """
         order = sorted(range(len(texts)), key=lambda k: -len(texts[k]))
-        while order:
-            size = max(1, self.tokens_per_batch // len(texts[order[0]]))
-            batch = order[:size]
-            chosen = [texts[k] for k in batch], [positions[k] for k in batch]
-            try:
-                logits = self._batch(*chosen)
-            except torch.OutOfMemoryError:
-                self._halve(len(batch), len(chosen[0][0]))
-                continue
-            yield from zip(batch, logits, strict=True)
-            order = order[size:]
+
+        def run(batch: range) -> list[Logits]:
+            chosen = [order[k] for k in batch]
+            return self._run([texts[k] for k in chosen], [positions[k] for k in chosen])
+
+        for k, logits in self._batches([len(texts[k]) for k in order], run):
+            yield order[k], logits
+
+    def remember(
+        self,
+        text: Int[Tensor, " length"],
+        changing: Int[Tensor, " changing"],
+        positions: Int[Tensor, " places"],
+    ) -> tuple[VisibleText, Logits]:
+        """One pass over a whole text of which the tokens at ``changing`` are going to change.
+
+        Returns what ``recall`` takes, and the logits that score ``positions``.
+
+        Raises:
+            DenoiserMemoryError: the text does not fit.
+        """
+        cache = DynamicCache()
+        [(_, logits)] = self._batches(
+            [len(text)], lambda _batch: self._run([text], [positions], cache=cache)
+        )
+        active = torch.cat([changing, self._read(changing)]).unique()
+        is_kept = torch.ones(len(text), dtype=torch.bool)
+        is_kept[active] = False
+        layers = tuple(
+            (keys[:, :, is_kept.to(keys.device)], values[:, :, is_kept.to(values.device)])
+            for keys, values, _ in cast(Iterable[tuple[Tensor, Tensor, None]], cache)
+        )
+        return VisibleText(layers, active), logits
+
+    def recall(
+        self,
+        visible: VisibleText,
+        texts: Sequence[Int[Tensor, " length"]],
+        positions: Sequence[Int[Tensor, " places"]],
+    ) -> Iterator[tuple[int, Logits]]:
+        """As ``at``, for texts that differ from the remembered one in its active positions only."""
+        active = visible.active
+        places = [torch.searchsorted(active, self._read(p)) for p in positions]
+
+        def run(batch: range) -> list[Logits]:
+            cache = DynamicCache()
+            for number, (keys, values) in enumerate(visible.layers):
+                shape = (len(batch), -1, -1, -1)
+                cache.update(keys.expand(shape), values.expand(shape), number)
+            chosen = [texts[k][active] for k in batch]
+            return self._run(chosen, [places[k] for k in batch], cache=cache, at=active)
+
+        yield from self._batches([len(active)] * len(texts), run)
+
+    def _read(self, positions: Int[Tensor, " places"]) -> Int[Tensor, " places"]:
+        """Where the model scores ``positions``; for want of better, a shifted one scores 0 at 0."""
+        return (positions - 1).clamp(min=0) if self.shift else positions
 
     @torch.inference_mode()
-    def _batch(
-        self, texts: Sequence[Int[Tensor, " length"]], positions: Sequence[Int[Tensor, " places"]]
-    ) -> list[Float[Tensor, "places vocabulary"]]:
-        # 1. Right-pad the texts; without padding no attention mask is needed, and the fastest
-        # attention is used.
+    def _run(
+        self,
+        texts: Sequence[Int[Tensor, " length"]],
+        positions: Sequence[Int[Tensor, " places"]],
+        *,
+        cache: DynamicCache | None = None,
+        at: Int[Tensor, " length"] | None = None,
+    ) -> list[Logits]:
+        """One pass. With ``at``, the texts are tokens at these positions, and are read as given."""
+        # 1. Right-pad. Without padding there is no attention mask, and the fastest attention.
         lengths = torch.tensor([len(text) for text in texts])
         input_ids = torch.nn.utils.rnn.pad_sequence(
             list(texts), batch_first=True, padding_value=self.pad_id
         )
-        visible = torch.arange(input_ids.shape[1]) < lengths[:, None]
-        # 2. A shifted model scores token i at i - 1, and token 0, for want of better, at 0.
-        read = [(p - 1).clamp(min=0) if self.shift else p for p in positions]
-        wanted = torch.zeros_like(visible)
+        real = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        # 2. Mark the rows that are wanted of the head.
+        read = [p if at is not None else self._read(p) for p in positions]
+        wanted: Bool[Tensor, "batch length"] = torch.zeros_like(real)
         for row, places in zip(wanted, read, strict=True):
             row[places] = True
-        # 3. One pass with the head on the wanted rows only, which come back in row-major order.
+        # 3. One pass; the head's rows come back in row-major order.
         device = self.model.device
         with self._lock, head_on_positions(self.model, wanted):
             logits = self.model(
                 input_ids=input_ids.to(device),
-                attention_mask=None if visible.all() else visible.long().to(device),
-                use_cache=False,
+                attention_mask=None if real.all() else real.long().to(device),
+                position_ids=None if at is None else at[None].to(device),
+                past_key_values=cache,
+                use_cache=cache is not None,
             ).logits.to(self.device)
             self.num_passes += len(texts)
         # 4. Give each text its rows, in the order in which it asked for them.
         rank = wanted.flatten().cumsum(0).view_as(wanted) - 1
         return [logits[row[places]].float() for row, places in zip(rank, read, strict=True)]
 
-    def _halve(self, num_texts: int, length: int) -> None:
-        if num_texts == 1:
-            raise DenoiserMemoryError(
-                f"{self.model.device} ran out of memory on one text of {length} tokens; put fewer or shorter examples "
-                f"into the contexts, or load the denoiser with quantization='8bit' or '4bit'"
-            )
-        torch.cuda.empty_cache()
-        self.tokens_per_batch = num_texts * length // 2
+    def _batches(
+        self, lengths: Sequence[int], run: Callable[[range], list[Logits]]
+    ) -> Iterator[tuple[int, Logits]]:
+        """Runs items of these lengths, the longest first, in batches that fit."""
+        start, halved = 0, False
+        while start < len(lengths):
+            size = max(1, self.tokens_per_batch // lengths[start])
+            batch = range(start, min(start + size, len(lengths)))
+            num_tokens = len(batch) * lengths[start]
+            try:
+                results = run(batch)
+            except torch.OutOfMemoryError as error:
+                if halved or len(batch) == 1:
+                    raise DenoiserMemoryError(
+                        self._what_fits(len(batch), lengths[start])
+                    ) from error
+                self.tokens_per_batch, halved = num_tokens // 2, True
+                continue
+            self._largest_batch = max(self._largest_batch, num_tokens)
+            yield from zip(batch, results, strict=True)
+            start = batch.stop
+
+    def _what_fits(self, num_texts: int, length: int) -> str:
+        gib = self.model.get_memory_footprint() / 2**30
+        seen = f"batches of {self._largest_batch} tokens fitted before; "
+        return (
+            f"{self.model.device} ran out of memory on {num_texts} x {length} tokens, beside "
+            f"{gib:.1f} GiB of weights; {seen if self._largest_batch else ''}put fewer or shorter "
+            f"examples into a context, or load with quantization='8bit' or '4bit'"
+        )

@@ -75,15 +75,15 @@ def fetch_weights(source: Source) -> None:
 def _snapshot(hub_id: str, revision: str | None, files: list[str]) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UnknownDenoiserError(_unknown(hub_id)) from error
-    except RevisionNotFoundError as error:
-        raise DenoiserError(f"{hub_id} has no revision={revision!r} on the hub") from error
     except GatedRepoError as error:
         raise DenoiserError(
             f"{hub_id} is gated: accept its terms at https://huggingface.co/{hub_id}, "
             f"then run `hf auth login`"
         ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UnknownDenoiserError(_unknown(hub_id)) from error
+    except RevisionNotFoundError as error:
+        raise DenoiserError(f"{hub_id} has no revision={revision!r} on the hub") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise DenoiserError(
             f"{hub_id} is not in this machine's cache, and the hub cannot be reached; "

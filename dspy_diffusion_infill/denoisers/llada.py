@@ -51,7 +51,6 @@ def llada_config(published: PublishedConfig) -> LlamaConfig:
         bos_token_id=published.get("bos_token_id"),
         eos_token_id=published.get("eos_token_id"),
         use_cache=False,
-        is_causal=False,
     )
 
 

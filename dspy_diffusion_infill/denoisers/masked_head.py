@@ -27,7 +27,9 @@ def head_on_positions(
     def select(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0][positions.to(args[0].device)],)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    head = model.get_output_embeddings()
+    assert head is not None, f"{type(model).__name__} has no vocabulary head"
+    handle = head.register_forward_pre_hook(select)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
@@ -52,7 +52,8 @@ def open_published(folder: Path, family: Family, placement: Placement) -> Checkp
     """
     published = read_config(folder)
     config = family.native_config(published)
-    config.published = published  # type: ignore[attr-defined] - kept for save_published
+    config.is_causal = False
+    config.published = published  # what save_published writes again
     tokenizer = load_tokenizer(folder)
     mask_id = find_mask_id(tokenizer, published.get("mask_token_id"), folder)
     return Checkpoint(
@@ -84,7 +85,7 @@ def load_weights(
         )
     try:
         with silent_progress():
-            model, report = model_class.from_pretrained(
+            loaded = model_class.from_pretrained(
                 folder,
                 config=config,
                 dtype=placement.dtype,
@@ -97,6 +98,7 @@ def load_weights(
             )
     except (RuntimeError, OSError) as error:
         raise DenoiserError(f"the weights in {folder} cannot be loaded: {error}") from error
+    model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if report["missing_keys"] or report["unexpected_keys"]:
         raise DenoiserError(
             f"the weights in {folder} do not fit its config.json: "

@@ -5,6 +5,7 @@ terminal whether to run the checkpoint's code; the classes used here do neither.
 """
 
 from pathlib import Path
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
@@ -33,10 +34,10 @@ def find_mask_id(tokenizer: PreTrainedTokenizerBase, configured: int | None, fol
     Raises:
         MissingMaskTokenError: neither names one.
     """
-    mask_id = tokenizer.mask_token_id if configured is None else configured
+    mask_id = cast(int | None, tokenizer.mask_token_id) if configured is None else configured
     if mask_id is None:
         raise MissingMaskTokenError(
             f"{folder} names no mask token: set mask_token_id in its config.json, "
             f"or mask_token in its tokenizer_config.json"
         )
-    return int(mask_id)
+    return mask_id

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,11 +37,11 @@ class TransformerDenoiser:
         self.checkpoint, self.name = checkpoint, name
         self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
         self.mask_id, self.context_length = checkpoint.mask_id, checkpoint.context_length
-        pad_id = checkpoint.tokenizer.pad_token_id
+        pad_id = cast(int | None, checkpoint.tokenizer.pad_token_id)
         self._passes = ForwardPasses(
             self.model,
             shift=checkpoint.shift,
-            pad_id=checkpoint.mask_id if pad_id is None else int(pad_id),
+            pad_id=checkpoint.mask_id if pad_id is None else pad_id,
             tokens_per_batch=tokens_per_batch,
         )
         self._vocabulary = int(self.model.config.vocab_size)
@@ -54,7 +55,7 @@ class TransformerDenoiser:
         return self._passes.num_passes
 
     def encode(self, text: str) -> Encoding:
-        """Tokens of ``text`` with character offsets; special tokens in the text are recognised, none is added."""
+        """Tokens with character offsets; special tokens in the text are known, none is added."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return Encoding(tuple(encoded["input_ids"]), tuple(encoded["offset_mapping"]))
 
@@ -67,7 +68,7 @@ class TransformerDenoiser:
         )
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The messages in the model's chat template, up to where the assistant would go on if it has not spoken last.
+        """The messages in the model's chat template, then the assistant's turn if it is due.
 
         A checkpoint without a template gets the role in front of each turn.
         """
@@ -79,7 +80,7 @@ class TransformerDenoiser:
                 )
             )
         turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
-        return (self.tokenizer.bos_token or "") + "\n\n".join(turns + ["Assistant:"] * open_turn)
+        return str(self.tokenizer.bos_token or "") + "\n\n".join(turns + ["Assistant:"] * open_turn)
 
     def logits(
         self,
@@ -121,21 +122,40 @@ class TransformerDenoiser:
             )
             for request in requests
         ]
+        if sampling.cached:
+            self._fill_cached(fillings)
         while unfinished := [filling for filling in fillings if not filling.done]:
             self._advance(unfinished)
         return [filling.result() for filling in fillings]
 
     def _advance(self, fillings: Sequence[Filling]) -> None:
-        """Takes one step with each; those that have the same text and candidates share the pass."""
+        """Takes one step with each; those with the same text and candidates share the pass."""
         same: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Filling]] = {}
         for filling in fillings:
             state = tuple(filling.ids.tolist()), tuple(filling.candidates().tolist())
             same.setdefault(state, []).append(filling)
         groups = list(same.values())
-        texts = [group[0].ids.clone() for group in groups]
+        texts = [group[0].ids for group in groups]
         for k, logits in self._passes.at(texts, [group[0].candidates() for group in groups]):
             for filling in groups[k]:
                 filling.advance(logits)
+
+    def _fill_cached(self, fillings: Sequence[Filling]) -> None:
+        """Fills to the end; a text's visible part is computed once for all who share it."""
+        same: dict[tuple[int, ...], list[Filling]] = {}
+        for filling in fillings:
+            if not filling.done:
+                same.setdefault(tuple(filling.ids.tolist()), []).append(filling)
+        for group in same.values():
+            first = group[0]
+            visible, logits = self._passes.remember(first.ids, first.places, first.candidates())
+            for filling in group:
+                filling.advance(logits)
+            while unfinished := [filling for filling in group if not filling.done]:
+                texts = [filling.ids for filling in unfinished]
+                positions = [filling.candidates() for filling in unfinished]
+                for k, logits in self._passes.recall(visible, texts, positions):
+                    unfinished[k].advance(logits)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         """Natural-log probability of each target, all masked places of a request hidden at once.
@@ -149,8 +169,9 @@ class TransformerDenoiser:
         for request, places in zip(requests, positions, strict=True):
             if len(request.targets) != len(places):
                 raise ValueError(
-                    f"a ScoreRequest needs one target for each masked place, got {len(request.targets)} targets "
-                    f"for {len(places)} places that hold mask_id={self.mask_id}"
+                    f"a ScoreRequest needs one target for each masked place, got "
+                    f"{len(request.targets)} targets for {len(places)} places that hold "
+                    f"mask_id={self.mask_id}"
                 )
         scores: list[tuple[float, ...]] = [() for _ in requests]
         asked = [k for k, places in enumerate(positions) if len(places)]
@@ -161,7 +182,7 @@ class TransformerDenoiser:
         return scores
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes a folder that ``load_denoiser`` opens; LLaDA's and Dream's get their published parameter names."""
+        """Writes a folder for ``load_denoiser``, LLaDA's and Dream's in the published layout."""
         save_checkpoint(self.checkpoint, Path(folder))
 
     def _ids(self, input_ids: Sequence[int] | Tensor) -> Int[Tensor, " length"]:
@@ -173,7 +194,8 @@ class TransformerDenoiser:
         self._check_length(len(ids))
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
             raise ValueError(
-                f"token ids must be in 0..{self._vocabulary - 1}, got {int(ids.min())}..{int(ids.max())}"
+                f"token ids must be in 0..{self._vocabulary - 1}, "
+                f"got {int(ids.min())}..{int(ids.max())}"
             )
         return ids
 
@@ -186,7 +208,7 @@ class TransformerDenoiser:
 
 
 def _special_tokens(checkpoint: Checkpoint, vocabulary: int) -> Bool[Tensor, " vocabulary"]:
-    """True for what is never written into a text: special and unused ids, end-of-text, padding and the mask."""
+    """True for what is never written into a text: special and unused ids, and the mask."""
     tokenizer = checkpoint.tokenizer
     special = torch.zeros(vocabulary, dtype=torch.bool)
     special[len(tokenizer) :] = True
