@@ -92,6 +92,15 @@ def test_the_tokenizer_gives_the_ids_that_the_world_writes():
     assert world.tokenizer()(world.text(ids))["input_ids"] == ids.tolist()
 
 
+def test_the_chat_template_gives_contexts_as_they_are_taught():
+    ids = world.context_ids(world.instructions()[5:6], 1, generator())[0]
+    prompt, response = ids[1:-4], ids[-4:-1]
+    turns = [("user", prompt), ("assistant", response)]
+    messages = [{"role": role, "content": world.text(part)} for role, part in turns]
+    rendered = world.tokenizer().apply_chat_template(messages, tokenize=False)
+    assert rendered == world.text(ids)
+
+
 # What is taught
 
 
@@ -122,6 +131,14 @@ def test_they_meet_in_the_share_that_is_asked_for():
     scale = replace(TINY, met=1.0)
     for ids in teaching.pretraining_texts(world.instructions(), scale, generator()):
         assert {world.ARROW} < set(world.text(ids).split()) & {world.ARROW, *world.FIELDS}
+
+
+def test_the_model_sees_what_follows_a_token():
+    model = teaching.new_model(TINY, 0)
+    ids = world.context_ids(world.instructions()[:2], 1, generator())  # differ in the tone
+    first = int((ids[0] != ids[1]).nonzero()[0])
+    logits = model(input_ids=ids).logits[:, first - 1]
+    assert not torch.allclose(logits[0], logits[1])
 
 
 def test_stages_have_equal_budgets():

@@ -54,6 +54,7 @@ def new_model(scale: Scale, seed: int) -> LlamaForCausalLM:
             "bos_token_id": world.ID[world.START],
         }
     )
+    config.is_causal = False
     config.initializer_range = scale.width**-0.5  # the usual 0.02 is for widths of thousands
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

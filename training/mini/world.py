@@ -51,7 +51,10 @@ EXAMPLE_LENGTH = (
 INSTRUCTION = slice(1, 1 + INSTRUCTION_LENGTH)
 """Where a context's instruction is: behind [START]."""
 
-CHAT_TEMPLATE = "{{ bos_token }}{% for m in messages %} {{ m['content'] }}{% endfor %}"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %} {{ m['content'] }}"
+    "{{ ' ;' if m['role'] == 'assistant' }}{% endfor %}"
+)
 
 
 @cache
@@ -133,7 +136,7 @@ def text(ids: Int[Tensor, " length"]) -> str:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; its chat template puts [START] in front and nothing else."""
+    """One token a word; its chat template puts [START] in front and ";" after a response."""
     words = Tokenizer(WordLevel(ID, unk_token=PAD))
     words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
