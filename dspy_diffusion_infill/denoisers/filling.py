@@ -102,8 +102,9 @@ class Filling:
             top_k=choices.top_k,
             generator=self._generator,
         )
-        # 2. Keep those that come first; the others stay masked.
-        kept = drawn.order.topk(self._steps.pop().count).indices
+        # 2. Keep those that come first, the left one of equals; the others stay masked.
+        ranked = drawn.order.sort(descending=True, stable=True).indices
+        kept = ranked[: self._steps.pop().count]
         places = index[kept.cpu()]
         self.ids[self.places[places]] = drawn.tokens[kept].cpu()
         self._probability[places] = drawn.probability[kept].float().cpu()

@@ -139,7 +139,7 @@ class ForwardPasses:
     ) -> Iterator[tuple[int, Logits]]:
         """As ``at``, for texts that differ from the remembered one in its active positions only."""
         active = visible.active
-        places = [torch.searchsorted(active, self._read(p)) for p in positions]
+        places = [torch.searchsorted(active, self._read(p).contiguous()) for p in positions]
 
         def run(batch: range) -> list[Logits]:
             cache = DynamicCache()

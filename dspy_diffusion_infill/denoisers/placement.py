@@ -65,7 +65,7 @@ def has_fast_bfloat16() -> bool:
 
 @contextmanager
 def silent_progress() -> Iterator[None]:
-    """Keeps transformers' progress bars off the terminal while weights load."""
+    """Keeps transformers' progress bars off the terminal."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -73,6 +73,17 @@ def silent_progress() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def silent_warnings() -> Iterator[None]:
+    """Keeps transformers' warnings off the terminal where an error is going to say the same."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _device_map(device: str) -> str | dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -18,7 +19,7 @@ from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.dream import DREAM
 from dspy_diffusion_infill.denoisers.family import Family, PublishedConfig
 from dspy_diffusion_infill.denoisers.llada import LLADA
-from dspy_diffusion_infill.denoisers.placement import Placement, silent_progress
+from dspy_diffusion_infill.denoisers.placement import Placement, silent_progress, silent_warnings
 from dspy_diffusion_infill.denoisers.tokenizer import find_mask_id, load_tokenizer
 from dspy_diffusion_infill.errors import DenoiserError
 
@@ -51,7 +52,10 @@ def open_published(folder: Path, family: Family, placement: Placement) -> Checkp
         MissingMaskTokenError: no mask token is named.
     """
     published = read_config(folder)
-    config = family.native_config(published)
+    try:
+        config = family.native_config(published)
+    except KeyError as error:
+        raise DenoiserError(f"{folder / 'config.json'} has no {error}") from error
     config.is_causal = False
     config.published = published  # what save_published writes again
     tokenizer = load_tokenizer(folder)
@@ -84,7 +88,7 @@ def load_weights(
             f"{folder} holds no weights: put the checkpoint's *.safetensors files there"
         )
     try:
-        with silent_progress():
+        with silent_progress(), silent_warnings():
             loaded = model_class.from_pretrained(
                 folder,
                 config=config,
@@ -95,16 +99,19 @@ def load_weights(
                 generation_config=GenerationConfig(),
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, with their names
             )
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise DenoiserError(f"the weights in {folder} cannot be loaded: {error}") from error
     model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    if report["missing_keys"] or report["unexpected_keys"]:
-        raise DenoiserError(
-            f"the weights in {folder} do not fit its config.json: "
-            f"missing {sorted(report['missing_keys'])[:3]}, "
-            f"unexpected {sorted(report['unexpected_keys'])[:3]}"
-        )
+    misfits = {
+        kind: sorted(str(key) for key in report[f"{kind}_keys"])[:3]
+        for kind in ("missing", "unexpected", "mismatched")
+        if report[f"{kind}_keys"]
+    }
+    if misfits:
+        found = ", ".join(f"{kind} {keys}" for kind, keys in misfits.items())
+        raise DenoiserError(f"the weights in {folder} do not fit its config.json: {found}")
     return model
 
 
