@@ -136,6 +136,15 @@ def test_out_of_memory_with_half_the_batch_says_what_fits(passes):
     assert tried == [80, 40]
 
 
+def test_out_of_memory_on_a_batch_of_the_callers_is_said_at_once(passes):
+    with (
+        room_for(20, passes.model) as tried,
+        pytest.raises(DenoiserMemoryError, match="3 x 10 tokens"),
+    ):
+        passes.full(torch.stack([text(10)] * 3), None)
+    assert tried == [30]
+
+
 def test_out_of_memory_on_one_text_names_what_helps(passes):
     with (
         room_for(20, passes.model),

@@ -8,11 +8,13 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from tiny_denoisers import save_published
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 
 from dspy_diffusion_infill.denoisers import InfillRequest, Sampling, load_denoiser
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import (
     DenoiserError,
+    DenoiserMemoryError,
     MissingMaskTokenError,
     NotMaskedDiffusionError,
 )
@@ -40,6 +42,9 @@ def edit_config(folder: Path, **changes) -> None:
 def test_no_code_of_the_checkpoint_runs_and_nothing_is_asked(folder, monkeypatch, capfd):
     for name in ("modeling_llada", "configuration_llada", "modeling_dream", "tokenization_dream"):
         (folder / f"{name}.py").write_text("raise SystemExit('the code of the checkpoint ran')")
+    path = folder / "tokenizer_config.json"
+    auto_map = {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto_map}))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     load(folder).infill([InfillRequest([1, 2, 259, 3])], Sampling())
     assert capfd.readouterr().out == ""
@@ -158,6 +163,24 @@ def test_damaged_weights(folder):
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(DenoiserError, match="cannot be loaded"):
         load(folder)
+
+
+def test_weights_that_do_not_fit_the_device(folder, monkeypatch):
+    def from_pretrained(*_args, **_options):
+        raise torch.OutOfMemoryError("no room")
+
+    for model_class in (LlamaForCausalLM, Qwen2ForCausalLM):
+        monkeypatch.setattr(model_class, "from_pretrained", from_pretrained)
+    with pytest.raises(DenoiserMemoryError, match=r"0\.0 GiB on disk.*quantization='8bit'"):
+        load(folder)
+
+
+def test_a_quantised_model_is_not_saved(folder, tmp_path, monkeypatch):
+    denoiser = load(folder)
+    monkeypatch.setattr(denoiser.model, "is_quantized", True, raising=False)
+    with pytest.raises(DenoiserError, match="load it with quantization=None"):
+        denoiser.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_no_mask_token(folder):

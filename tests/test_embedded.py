@@ -14,8 +14,9 @@ from dspy.utils.exceptions import ContextWindowExceededError, LMUnsupportedFeatu
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.denoisers.chatml import render
+from dspy_diffusion_infill.denoisers.smollm2_wheel import find_weights
 from dspy_diffusion_infill.embedded import EmbeddedEngine, embedded_lm
-from dspy_diffusion_infill.embedded.server import MAX_SERVERS, find_weights, pool
+from dspy_diffusion_infill.embedded.server import MAX_SERVERS, pool
 from dspy_diffusion_infill.errors import MissingDependencyError
 
 needs_model = pytest.mark.skipif(

@@ -44,7 +44,8 @@ def load_denoiser(
             has room for it, else ``smollm2-fs``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or a transformers ``device_map`` strategy
             such as ``balanced``.
-        dtype: ``auto`` (bfloat16 on GPU, float32 on CPU), ``float32``, ``bfloat16`` or ``float16``.
+        dtype: ``auto`` (bfloat16 on GPU, float32 on CPU; the embedded one takes bfloat16 on CPUs
+            that multiply it), ``float32``, ``bfloat16`` or ``float16``.
         revision: branch, tag or commit of a hub checkpoint.
         quantization: ``8bit`` or ``4bit`` (bitsandbytes, GPU only), or None.
 
@@ -53,6 +54,8 @@ def load_denoiser(
         NotMaskedDiffusionError: the checkpoint is of another kind of model.
         MissingMaskTokenError: the checkpoint names no mask token.
         DenoiserError: the folder holds no weights, or the weights do not fit the config.
+        DenoiserMemoryError: the weights do not fit the device.
+        ValueError: an option has none of its values, or a folder is asked for a revision.
     """
     from dspy_diffusion_infill.denoisers.loading import load
 

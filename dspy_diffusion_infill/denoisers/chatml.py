@@ -11,9 +11,8 @@ from typing import Literal, get_args
 PromptFormat = Literal["chat", "cued", "completion"]
 PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 DEFAULT_FORMAT: PromptFormat = "cued"
-"""With "chat" it answers in sentences. On 144 questions (12 instruction-induction tasks, the first
-three human instructions, the last four test rows) "chat" was right 3 times and took 19 tokens, and
-24 % of its answers were cut at 32; "cued" was right 13 times, took 10, and 11 % were cut."""
+"""With "chat" it answers in sentences. On 144 training rows of the 12 instruction-induction tasks
+(12 each, the first human instruction), "chat" was right 6 times, "cued" 19 and "completion" 3."""
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """The system message that SmolLM2's own chat template puts before a conversation without one."""

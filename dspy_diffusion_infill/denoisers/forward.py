@@ -9,6 +9,7 @@ values are kept from the first pass (``remember``), and only the changed tokens 
 (``recall``). An approximation, as Fast-dLLM's (arXiv 2505.22618), but for masks anywhere in a text.
 """
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,17 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.errors import DenoiserMemoryError
 
 GPU_TOKENS_PER_BATCH = 16384
 Logits = Float[Tensor, "places vocabulary"]
+
+# What models call the cache: transformers renamed it in 5.24, and warns of the old name.
+_IS_RENAMED = "cache" in inspect.signature(LlamaForCausalLM.forward).parameters
+_CACHE = "cache" if _IS_RENAMED else "past_key_values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +80,22 @@ class ForwardPasses:
         input_ids: Int[Tensor, "batch length"],
         attention_mask: Int[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch length vocabulary"]:
-        """Logits of every token in one pass; row i scores token i."""
+        """Logits of every token in one pass; row i scores token i.
+
+        Raises:
+            DenoiserMemoryError: the batch does not fit; it is the caller's, and not halved.
+        """
         device = self.model.device
-        with self._lock:
-            logits = self.model(
-                input_ids=input_ids.to(device),
-                attention_mask=None if attention_mask is None else attention_mask.to(device),
-                use_cache=False,
-            ).logits.float()
-            self.num_passes += len(input_ids)
+        try:
+            with self._lock:
+                logits = self.model(
+                    input_ids=input_ids.to(device),
+                    attention_mask=None if attention_mask is None else attention_mask.to(device),
+                    use_cache=False,
+                ).logits.float()
+                self.num_passes += len(input_ids)
+        except torch.OutOfMemoryError as error:
+            raise DenoiserMemoryError(self._what_fits(*input_ids.shape)) from error
         if self.shift:
             logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
         return logits
@@ -183,8 +195,8 @@ class ForwardPasses:
                 input_ids=input_ids.to(device),
                 attention_mask=None if real.all() else real.long().to(device),
                 position_ids=None if at is None else at[None].to(device),
-                past_key_values=cache,
                 use_cache=cache is not None,
+                **({} if cache is None else {_CACHE: cache}),
             ).logits.to(self.device)
             self.num_passes += len(texts)
         # 4. Give each text its rows, in the order in which it asked for them.

@@ -49,16 +49,17 @@ def find(name: str, revision: str | None = None) -> Source:
 
     Raises:
         UnknownDenoiserError: the name is no known one, no folder and no hub id.
+        ValueError: a revision is asked of what is not on the hub.
         DenoiserError: the hub cannot be reached, or does not give the checkpoint out.
     """
     if name == EMBEDDED:
         with resources.as_file(
             resources.files("dspy_diffusion_infill") / "data" / EMBEDDED
         ) as folder:
-            return _local(folder, name)
+            return _local(folder, name, revision)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _local(folder, name)
+        return _local(folder, name, revision)
     hub_id = KNOWN.get(name, name)
     if hub_id.count("/") != 1 or hub_id.startswith((".", "~", "/")):
         raise UnknownDenoiserError(_unknown(name))
@@ -92,7 +93,12 @@ def _snapshot(hub_id: str, revision: str | None, files: list[str]) -> Path:
         ) from error
 
 
-def _local(folder: Path, name: str) -> Source:
+def _local(folder: Path, name: str, revision: str | None) -> Source:
+    if revision is not None:
+        raise ValueError(
+            f"revision is for checkpoints of the hub and {name!r} is a folder: use revision=None, "
+            f"got revision={revision!r}"
+        )
     return Source(folder, f"{name}@{fingerprint(folder)}")
 
 

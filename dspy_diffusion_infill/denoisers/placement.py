@@ -60,7 +60,11 @@ class Options:
 
 def has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively: 1.5 times float32's speed there."""
-    return torch.cpu._is_avx512_bf16_supported()
+    if capabilities := getattr(torch.cpu, "get_capabilities", None):
+        return bool(capabilities().get("avx512_bf16", False))
+    # torch of before that function says it in a private one; without either, float32 is right too.
+    is_supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(is_supported and is_supported())
 
 
 @contextmanager
@@ -91,20 +95,20 @@ def _device_map(device: str) -> str | dict[str, str]:
         if torch.cuda.is_available():
             return "sequential"  # fills the first GPU first: a model that fits one GPU is not split
         return {"": "mps" if torch.backends.mps.is_available() else "cpu"}
-    if device in _STRATEGIES:
-        return device
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        kind = torch.device(device).type
+        wanted = torch.device("cuda" if device in _STRATEGIES else device)
     except RuntimeError:
         raise ValueError(
             f"device must be 'auto', a torch device such as 'cuda:1', or one of "
             f"{', '.join(_STRATEGIES)}, got device={device!r}"
         ) from None
-    if kind == "cuda" and not torch.cuda.is_available():
+    if wanted.type == "cuda" and (wanted.index or 0) >= num_gpus:
         raise DenoiserError(
-            f"device={device!r}, but torch sees no GPU; use device='cpu' or device='auto'"
+            f"device={device!r}, but torch sees {num_gpus or 'no'} GPU{'s' * (num_gpus > 1)}; use "
+            f"device='cpu' or device='auto'"
         )
-    return {"": device}
+    return device if device in _STRATEGIES else {"": device}
 
 
 def _quantization_config(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
@@ -21,7 +22,7 @@ from dspy_diffusion_infill.denoisers.family import Family, PublishedConfig
 from dspy_diffusion_infill.denoisers.llada import LLADA
 from dspy_diffusion_infill.denoisers.placement import Placement, silent_progress, silent_warnings
 from dspy_diffusion_infill.denoisers.tokenizer import find_mask_id, load_tokenizer
-from dspy_diffusion_infill.errors import DenoiserError
+from dspy_diffusion_infill.errors import DenoiserError, DenoiserMemoryError
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLADA, DREAM)}
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -82,6 +83,7 @@ def load_weights(
 
     Raises:
         DenoiserError: there are no weights, or they do not fit the config.
+        DenoiserMemoryError: they do not fit the device.
     """
     if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise DenoiserError(
@@ -101,6 +103,12 @@ def load_weights(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, with their names
             )
+    except torch.OutOfMemoryError as error:
+        size = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
+        raise DenoiserMemoryError(
+            f"the weights in {folder}, {size / 2**30:.1f} GiB on disk, do not fit the device: use "
+            f"quantization='8bit' or '4bit', or device='balanced' with several GPUs"
+        ) from error
     except (RuntimeError, OSError, SafetensorError) as error:
         raise DenoiserError(f"the weights in {folder} cannot be loaded: {error}") from error
     model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)

@@ -5,11 +5,20 @@ from pathlib import Path
 from dspy_diffusion_infill.denoisers.adapter import Settings
 from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.published import save_published
+from dspy_diffusion_infill.errors import DenoiserError
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """In the published layout if it came so, else in transformers' with our settings."""
+    """In the published layout if it came so, else in transformers' with our settings.
+
+    Raises:
+        DenoiserError: the model was quantised when it was loaded.
+    """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    if getattr(model, "is_quantized", False):
+        raise DenoiserError(
+            f"a quantised model cannot be saved in {folder}: load it with quantization=None"
+        )
     if hasattr(model.config, "published"):
         save_published(model, tokenizer, folder)
         return

