@@ -197,24 +197,38 @@ class TemplateAdapter(Adapter):
         One output field is its value. Several are ``Name: value`` lines; the first name is left
         out if the prompt ends with it. Where ``response`` is given, it is filled in instead.
 
+        An output that is not there is ``missing_field_message``. Without that it is left out, and
+        the others keep their names: after a prompt that ends with "Reasoning:", an answer alone is
+        ``Answer: 2``, not ``2``.
+
         Raises:
-            ValueError: an output is missing and there is no ``missing_field_message``, or
-                ``pattern`` does not find the response, so that ``response`` is needed.
+            ValueError: no output is there and no ``missing_field_message``, or ``pattern`` does not
+                find the response, so that ``response`` is needed.
         """
-        names = list(signature.output_fields)
+        fields = signature.output_fields
+        absent = [name for name in fields if name not in outputs]
+        if missing_field_message is not None or len(absent) == len(fields):
+            absent = []
         shape = self.response
         if shape is None:
-            shape = "\n".join(f"{infer_prefix(name)}: {{{name}}}" for name in names)
-            body = self.template(signature).body
-            if len(names) == 1 or re.search(rf"\b{infer_prefix(names[0])}\W*$", body):
-                shape = shape.removeprefix(f"{infer_prefix(names[0])}: ")
-        text = _filled(shape, signature.output_fields, outputs, absent=missing_field_message)
+            shape = self._lines(signature, [name for name in fields if name not in absent])
+        values = {**outputs, **dict.fromkeys(absent, "")}
+        text = _filled(shape, fields, values, absent=missing_field_message)
         if self.pattern is not None and self.pattern.search(text) is None:
             raise ValueError(
                 f"pattern {self.pattern.pattern!r} does not find the gold response {text!r}: give "
                 "TemplateAdapter(response=...) a text with {field} placeholders that it does find"
             )
         return text
+
+    def _lines(self, signature: type[Signature], names: Sequence[str]) -> str:
+        """One ``Name: {name}`` line a field, without the first name if the prompt ends with it."""
+        labels = [infer_prefix(name) for name in names]
+        lines = "\n".join(f"{label}: {{{name}}}" for label, name in zip(labels, names, strict=True))
+        body = self.template(signature).body
+        if len(signature.output_fields) == 1 or re.search(rf"\b{labels[0]}\W*$", body):
+            return lines.removeprefix(f"{labels[0]}: ")
+        return lines
 
     def _added_text(self, signature: type[Signature], missing: Sequence[str]) -> str:
         labels = [infer_prefix(name) for name in signature.output_fields]

@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.windows import Window
 
 OPEN, CLOSE = "\ue000", "\ue001"
@@ -72,12 +73,15 @@ def render_messages(
 def render_response(slot: Slot, signature: type[dspy.Signature], example: WorkedExample) -> str:
     """The gold response of an example as the adapter would have the LM write it.
 
-    Unknown output fields are left out.
+    Unknown output fields are left out. DSPy's adapters would write None for them, so these are
+    shown a signature without them; ``TemplateAdapter`` needs the whole one, to know which name its
+    prompt ends with.
     """
     known = signature
-    for name in signature.output_fields:
-        if name not in example.outputs:
-            known = known.delete(name)
+    if not isinstance(slot.adapter, TemplateAdapter):
+        for name in signature.output_fields:
+            if name not in example.outputs:
+                known = known.delete(name)
     return slot.adapter.format_assistant_message_content(known, dict(example.outputs)).strip()
 
 
@@ -120,7 +124,7 @@ def shorten_longest_value(
 ) -> list[WorkedExample] | None:
     """Halves the longest text value of the examples, but never below ``keep`` characters.
 
-    None where nothing is longer.
+    The " …" at its end is counted. None where nothing is longer.
     """
     places = [
         (len(value), number, part, name)
@@ -133,7 +137,7 @@ def shorten_longest_value(
         return None
     length, number, part, name = max(places)
     values = dict(getattr(examples[number], part))
-    values[name] = values[name][: max(keep, length // 2)].rstrip() + " …"
+    values[name] = values[name][: max(keep, length // 2) - 2].rstrip() + " …"
     shortened = list(examples)
     shortened[number] = replace(examples[number], **{part: values})
     return shortened

@@ -302,9 +302,28 @@ def test_a_gold_response_is_parsed_back(reasoning, answer):
     assert (text, adapter.parse(plural(), text)) == (answer, {"plural": answer})
 
 
-def test_a_missing_gold_output_is_an_error():
+def test_a_missing_gold_output_is_left_out_and_the_others_keep_their_names():
+    signature = dspy.Signature("question -> reasoning, answer: int", "Solve it.")
+    adapter = TemplateAdapter()
+    assert prompts(adapter, signature, [], {"question": "1+1"})[0].endswith("\nReasoning:")
+    assert adapter.format_assistant_message_content(signature, {"answer": 2}) == "Answer: 2"
+    assert adapter.format_assistant_message_content(signature, {"reasoning": "Add."}) == "Add."
+    asks_for_the_answer = signature.with_instructions("Solve it.\n\n{question}\nAnswer:")
+    text = adapter.format_assistant_message_content(asks_for_the_answer, {"answer": 2})
+    assert text == "2"
+
+
+def test_a_missing_gold_output_leaves_its_place_in_the_response_template_empty():
+    adapter = TemplateAdapter(pattern=SCORE, response=JUDGE)
+    text = adapter.format_assistant_message_content(judge(), {"score": 4})
+    assert text == "Feedback:  [RESULT] 4"
+
+
+def test_no_gold_output_at_all_is_an_error():
     with pytest.raises(ValueError, match="field 'plural' has no value"):
         TemplateAdapter().format_assistant_message_content(plural(), {})
+    with pytest.raises(ValueError, match="field 'feedback' has no value"):
+        TemplateAdapter(pattern=SCORE, response=JUDGE).format_assistant_message_content(judge(), {})
 
 
 # In programs

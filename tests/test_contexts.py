@@ -1,5 +1,9 @@
+from dataclasses import replace
+
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import (
@@ -65,12 +69,35 @@ def test_the_indentation_that_chat_adapter_adds_is_seen():
     assert indentation(messages, TEXT) == ""
 
 
-def test_unlabelled_output_fields_are_left_out_of_the_response():
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda a: type(a).__name__)
+def test_unlabelled_output_fields_are_left_out_of_the_response(adapter):
     signature = dspy.Signature("country -> reasoning, capital", TEXT)
-    place = Slot("p", signature, dspy.ChatAdapter(), EXAMPLES)
+    place = Slot("p", signature, adapter, EXAMPLES)
     response = render_messages(place, TEXT, EXAMPLES[:1])[-1]["content"]
     assert "Paris" in response
-    assert "reasoning" not in response
+    assert "capital" in response.lower()
+    assert "reasoning" not in response.lower()
+
+
+def test_an_answer_without_reasoning_does_not_pass_for_the_reasoning():
+    """The prompt of a chain of thought ends with "Reasoning:", whatever the examples label."""
+    place = replace(slot(TemplateAdapter()), signature=cot_signature())
+    *prompt, response = render_messages(place, TEXT, EXAMPLES[:1])
+    assert prompt == TemplateAdapter().format(cot_signature(), [], {"country": "France"})
+    assert prompt[-1]["content"].endswith("\nReasoning:")
+    assert response["content"] == "Capital: Paris"
+
+
+def test_a_reasoning_that_is_known_follows_the_prompt():
+    place = replace(slot(TemplateAdapter()), signature=cot_signature())
+    worked = WorkedExample({"country": "Peru"}, {"reasoning": "On the coast.", "capital": "Lima"})
+    response = render_messages(place, TEXT, [worked])[-1]
+    assert response["content"] == "On the coast.\nCapital: Lima"
+
+
+def cot_signature() -> type[dspy.Signature]:
+    program = dspy.ChainOfThought(dspy.Signature("country -> capital", TEXT))
+    return program.predict.signature
 
 
 def test_instructions_that_hold_the_marking_characters_are_refused():
@@ -82,6 +109,18 @@ def test_the_longest_value_is_halved_and_short_ones_are_left():
     examples = [WorkedExample({"text": "x" * 400, "hint": "y" * 20}, {"label": "z"})]
     shorter = shorten_longest_value(examples, keep=64)
     assert shorter is not None
-    assert len(shorter[0].inputs["text"]) == 202
+    assert shorter[0].inputs["text"] == "x" * 198 + " …"
     assert shorter[0].inputs["hint"] == "y" * 20
     assert shorten_longest_value([WorkedExample({"hint": "y" * 20}, {})], keep=64) is None
+
+
+@given(lengths=st.lists(st.integers(0, 500), min_size=1, max_size=4), keep=st.integers(2, 80))
+def test_shortening_comes_to_an_end_at_what_is_kept(lengths, keep):
+    examples = [WorkedExample({"text": "x" * length}, {}) for length in lengths]
+    total = sum(lengths)
+    while (shorter := shorten_longest_value(examples, keep=keep)) is not None:
+        examples, before = shorter, total
+        total = sum(len(example.inputs["text"]) for example in examples)
+        assert total < before
+    for length, example in zip(lengths, examples, strict=True):
+        assert min(length, keep) == len(example.inputs["text"])

@@ -10,14 +10,17 @@ import dspy
 from dspy_diffusion_infill.signatures import signature_of
 
 
-def check_student(student: Any) -> None:
-    """Raises TypeError or ValueError if the student is no usable program."""
+def check_student(student: Any, *, has_lm: bool = False) -> None:
+    """Raises TypeError or ValueError if the student is no usable program.
+
+    With ``has_lm``, an LM is given elsewhere.
+    """
     if isinstance(student, type) or not isinstance(student, dspy.Module):
         raise TypeError(f"student must be a dspy.Module instance, got {_shown(student)}")
     if not student.predictors():
         raise ValueError(f"student {type(student).__name__} has no predictor to optimise")
     unbound = [name for name, predictor in student.named_predictors() if predictor.lm is None]
-    if unbound and dspy.settings.lm is None:
+    if unbound and dspy.settings.lm is None and not has_lm:
         raise ValueError(
             f"no LM is configured for the predictors {unbound}: "
             "call dspy.configure(lm=dspy.LM(...)) or student.set_lm(...)"
@@ -91,6 +94,15 @@ def num_positional(metric: Callable[..., Any]) -> int:
         p for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty
     ]
     return max(2, len(required))
+
+
+def check_lm(lm: Any) -> dspy.BaseLM | None:
+    """Raises TypeError unless it is an LM or None."""
+    if lm is not None and not isinstance(lm, dspy.BaseLM):
+        raise TypeError(
+            f"validation_lm must be an LM, as dspy.LM('openai/…') makes it, got {_shown(lm)}"
+        )
+    return lm
 
 
 def check_teacher(teacher: Any) -> dspy.Module | None:

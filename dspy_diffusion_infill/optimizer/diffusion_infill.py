@@ -16,7 +16,11 @@ from dspy_diffusion_infill.optimizer import checks
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch, labelled_fields
-from dspy_diffusion_infill.optimizer.programs import chosen_predictors
+from dspy_diffusion_infill.optimizer.programs import (
+    bound_to,
+    chosen_predictors,
+    give_back_lms,
+)
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search, SearchOptions
@@ -52,6 +56,7 @@ class DiffusionInfill(Teleprompter):
         predictors: Sequence[str] | None = None,
         protect: Protect = (),
         guidance: Guidance = "auto",
+        validation_lm: dspy.BaseLM | None = None,
         num_threads: int | None = None,
         max_errors: int | None = None,
         failure_score: float = 0.0,
@@ -90,6 +95,8 @@ class DiffusionInfill(Teleprompter):
                 program's LM where it can
                 say it, else under the denoiser; a ``ResponseScorer`` is used as it is; None is the
                 paper's procedure.
+            validation_lm: the LM that trials are run with, in place of the program's own, which the
+                result has again; None is the program's own.
             num_threads: threads of ``dspy.Evaluate``.
             max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
             failure_score: what a failing example scores.
@@ -123,6 +130,7 @@ class DiffusionInfill(Teleprompter):
         if isinstance(guidance, str) and guidance != "auto":
             raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
         self.guidance = guidance
+        self.validation_lm = checks.check_lm(validation_lm)
         self.num_threads, self.max_errors, self.failure_score = (
             num_threads,
             max_errors,
@@ -183,11 +191,11 @@ class DiffusionInfill(Teleprompter):
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
                 search.run()
         except TooManyFailuresError as error:
-            best = setup.result(search)
+            best = self._result(setup, search, student)
             raise TooManyErrors(
                 str(error), best_program=best, detailed_results=results_of(best)
             ) from error
-        return setup.result(search)
+        return self._result(setup, search, student)
 
     def _set_up(
         self,
@@ -197,7 +205,9 @@ class DiffusionInfill(Teleprompter):
         valset: Sequence[dspy.Example] | None,
     ) -> Setup:
         """Checks everything, then loads the denoiser; no LM is called."""
-        checks.check_student(student)
+        checks.check_student(student, has_lm=self.validation_lm is not None)
+        if self.validation_lm is not None:
+            student = bound_to(student, self.validation_lm)
         names = chosen_predictors(student, self.predictors)
         train = checks.check_examples(trainset, student, name="trainset")
         val = train if valset is None else checks.check_examples(valset, student, name="valset")
@@ -228,6 +238,15 @@ class DiffusionInfill(Teleprompter):
             ),
             log_dir=self.log_dir,
         )
+
+    def _result(self, setup: Setup, search: Search | None, student: dspy.Module) -> dspy.Module:
+        """The best program, bound to the LMs that the student is bound to."""
+        best = setup.result(search)
+        if self.validation_lm is not None:
+            candidates = [row["program"] for row in vars(best)["candidate_programs"]]
+            for program in (best, *candidates):
+                give_back_lms(program, student)
+        return best
 
     def _metric_for(self, student: dspy.Module, examples: list[dspy.Example]) -> Callable[..., Any]:
         if self.metric is not None:

@@ -60,6 +60,20 @@ def with_instructions(program: dspy.Module, changes: Mapping[str, str]) -> dspy.
     return changed
 
 
+def bound_to(program: dspy.Module, lm: dspy.BaseLM) -> dspy.Module:
+    """A copy of the program in which every predictor asks this LM."""
+    bound = copy_program(program)
+    bound.set_lm(lm)
+    return bound
+
+
+def give_back_lms(program: dspy.Module, original: dspy.Module) -> None:
+    """Binds each predictor of a copy to the LM that the original's has, or to none."""
+    pairs = zip(program.predictors(), original.predictors(), strict=True)
+    for predictor, before in pairs:
+        predictor.lm = before.lm
+
+
 def chosen_predictors(program: dspy.Module, names: Sequence[str] | None) -> list[str]:
     """The names of the predictors to optimise: all, or those asked for.
 
