@@ -1,7 +1,13 @@
+import argparse
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands import launch
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import as_yaml, build, load_recipe, recipe_names
@@ -104,11 +110,52 @@ def test_an_unknown_recipe_lists_those_known(tmp_path):
         load_recipe(tmp_path / "no.yaml")
 
 
-def test_accelerate_configs_are_in_the_package():
-    folder = resources.files("dspy_diffusion_infill.training") / "recipes" / "accelerate"
-    kinds = {}
-    for name in ("fsdp2.yaml", "deepspeed_zero3.yaml"):
-        kinds[name] = yaml.safe_load((folder / name).read_text())
-    assert kinds["fsdp2.yaml"]["fsdp_config"]["fsdp_version"] == 2
-    assert kinds["deepspeed_zero3.yaml"]["deepspeed_config"]["zero_stage"] == 3
-    assert all(kind["mixed_precision"] == "bf16" for kind in kinds.values())
+ACCELERATE = Path(str(resources.files("dspy_diffusion_infill.training") / "recipes" / "accelerate"))
+
+
+def launched(name: str, monkeypatch) -> argparse.Namespace:
+    """What ``accelerate launch --config_file NAME`` reads, put into the environment as it does."""
+    words = ["--config_file", str(ACCELERATE / name), "-m", "dspy_diffusion_infill.training", "x"]
+    options, defaults, _ = launch._validate_launch_command(
+        launch.launch_command_parser().parse_args(words)
+    )
+    options.deepspeed_fields_from_accelerate_config = list(defaults.deepspeed_config)
+    if options.use_deepspeed:
+        _, environment = prepare_deepspeed_cmd_env(options)
+    else:
+        environment = prepare_multi_gpu_env(options)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    return options
+
+
+@pytest.mark.parametrize("name", ["fsdp2.yaml", "deepspeed_zero3.yaml"])
+def test_accelerate_configs_are_valid_for_the_installed_accelerate(name):
+    config = load_config_from_file(str(ACCELERATE / name))  # refuses a key that it does not know
+    assert isinstance(config, ClusterConfig)
+    assert (config.mixed_precision, config.num_machines) == ("bf16", 1)
+    for recipe in map(load_recipe, PAPER):
+        assert all(s.optimizer.accumulation % config.num_processes == 0 for s in recipe.stages)
+
+
+def test_the_fsdp_config_launches_version_2_and_saves_whole_weights(monkeypatch):
+    options = launched("fsdp2.yaml", monkeypatch)
+    assert options.use_fsdp and not options.use_deepspeed
+    plugin = FullyShardedDataParallelPlugin()  # of what launch has put into the environment
+    assert plugin.fsdp_version == 2
+    assert plugin.reshard_after_forward is True
+    assert plugin.state_dict_type.name == "FULL_STATE_DICT"
+    # The recipe's gradient_checkpointing does it; both at once would compute everything twice.
+    assert not plugin.activation_checkpointing
+
+
+def test_the_deepspeed_config_launches_stage_3_and_saves_whole_weights(monkeypatch):
+    options = launched("deepspeed_zero3.yaml", monkeypatch)
+    assert options.use_deepspeed and not options.use_fsdp
+    plugin = DeepSpeedPlugin()
+    assert plugin.zero_stage == 3
+    settings = plugin.hf_ds_config.config
+    assert settings["zero_optimization"]["stage"] == 3
+    assert settings["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+    # Trainer fills in the recipe's numbers where the config says auto.
+    assert settings["gradient_accumulation_steps"] == settings["gradient_clipping"] == "auto"

@@ -97,6 +97,18 @@ def test_worked_examples_state_the_instructions_once_and_leave_the_last_answer_o
     assert row.instructions == (GROUP.instructions,)
 
 
+def test_answered_examples_may_stand_before_the_instructions():
+    after = with_worked_examples(GROUP, random.Random(0), max_examples=3)
+    before = with_worked_examples(GROUP, random.Random(0), max_examples=3, examples_first=True)
+    instructions, *answered, last = after.prompt.split("\n\n")
+    assert len(answered) >= 1
+    assert before.prompt.split("\n\n") == [*answered, instructions, last]
+    assert (before.response, before.instructions) == (after.response, after.instructions)
+    [(first, end)] = tokenize_row(before, CODER).preferred
+    ids = tokenize_row(before, CODER).input_ids
+    assert CODER.tokenizer.decode(ids[first:end]) == GROUP.instructions
+
+
 def test_groups_are_found_again_in_the_rows_that_they_make():
     rows = [with_worked_examples(GROUP, random.Random(k)) for k in range(20)]
     lone = pair("Just one question?", "yes")

@@ -1,41 +1,35 @@
 import json
-import os
-import signal
-import subprocess
+import re
 import sys
-import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
 from tiny_models import MASK, save_causal
+from tiny_recipe import COLOURS, losses, save_probe, save_rows, silent, write_recipe
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
+from typer.testing import CliRunner
 
+from dspy_diffusion_infill.cli.app import app, main
 from dspy_diffusion_infill.denoisers import load_denoiser
-from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.errors import DataError, DenoiserError
 from dspy_diffusion_infill.training.recipe import load_recipe
 from dspy_diffusion_infill.training.run import train
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-GOLDEN = REPOSITORY.parent / "shared" / "golden"
-COLOURS = {"grass": "green", "snow": "white", "coal": "black", "the sky": "blue"}
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    records = [{"prompt": f"Name the colour of {k}.", "response": v} for k, v in COLOURS.items()]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
+    return save_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
 @pytest.fixture(scope="module")
 def probe_rows(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("probe") / "probe.jsonl"
-    text = "Name the colour of tar."
-    path.write_text(json.dumps({"text": text, "start": 5, "end": 15}) + "\n")
-    return path
+    return save_probe(tmp_path_factory.mktemp("probe") / "probe.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -43,71 +37,25 @@ def causal(tmp_path_factory) -> Path:
     return save_causal(tmp_path_factory.mktemp("causal"))
 
 
-def write_recipe(folder: Path, causal: Path, rows: Path, **changes) -> Path:
-    """An adapt recipe of two stages on the tiny causal LM."""
-    tree = {
-        "name": "tiny",
-        "model": {
-            "base": str(causal),
-            "form": "lora",
-            "lora": {"rank": 2, "alpha": 4, "dropout": 0.1},
-            "bf16": False,
-            "adapt": {"mask_token": MASK},
-        },
-        "data": {"sources": [{"path": str(rows)}], "max_length": 128, "bucket": 2},
-        "optimizer": {
-            "learning_rate": 0.01,
-            "warmup_steps": 2,
-            "batch_size": 2,
-            "accumulation": 2,
-        },
-        "stages": [
-            {"name": "fs", "steps": 6, "masking": {"full_sequence": 0.5, "window": 0.5}},
-            {"name": "ro", "steps": 4, "masking": {"response_only": 1.0}},
-        ],
-        "logging_steps": 1,
-        "save_steps": 2,
-    }
-    for key, value in changes.items():
-        tree[key] = {**tree[key], **value} if isinstance(tree[key], dict) else value
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
-
-
-def losses(output: Path) -> list[tuple[str, int, float]]:
-    found = []
-    for log in sorted(output.glob("stages/*/log.jsonl")):
-        entries = map(json.loads, log.read_text().splitlines())
-        found += [(log.parent.name, e["step"], e["loss"]) for e in entries if "loss" in e]
-    return found
-
-
-def silent(_line: str) -> None:
-    pass
+PAPER = [f"{model}-{kind}" for model in ("llada", "dream") for kind in ("fs", "ro", "fs-ro")]
 
 
 @pytest.mark.parametrize("form", ["full", "lora"])
-@pytest.mark.parametrize("model", ["llada", "dream"])
-def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, model, form):
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, name, form):
+    model = name.split("-")[0]
     base = GOLDEN / f"{model}_tiny"
     if not base.is_dir():
         pytest.skip("../shared/golden is not on this machine")
-    recipe = load_recipe(
-        f"{model}-fs-ro",
-        [
-            f"model.base={base}",
-            f"model.form={form}",
-            f"data.sources=[{{path: {rows}}}]",
-            "data.max_length=256",
-            "optimizer.warmup_steps=0",
-            "optimizer.accumulation=2",
-            "stages.0.steps=1",
-            "stages.1.steps=1",
-        ],
-    )
+    overrides = [f"model.base={base}", f"model.form={form}", f"data.sources=[{{path: {rows}}}]"]
+    overrides += ["data.max_length=256", "optimizer.warmup_steps=0", "optimizer.accumulation=2"]
+    overrides += ["logging_steps=1"]
+    overrides += [f"stages.{k}.steps=1" for k in range(len(load_recipe(name).stages))]
+    recipe = load_recipe(name, overrides)
+    assert recipe.model.gradient_checkpointing and recipe.model.bf16
     output = tmp_path / "output"
     train(recipe, output=output, show=silent)
+    assert [step for _, step, _ in losses(output)] == [1] * len(recipe.stages)
     before, after = (load_denoiser(str(folder), device="cpu") for folder in (base, output))
     ids = torch.arange(3, 40)[None]
     difference = (before.logits(ids) - after.logits(ids)).abs().max()
@@ -118,7 +66,15 @@ def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, 
         names = [set(safe_open(d / "model.safetensors", "pt").keys()) for d in (base, output)]
         assert names[0] == names[1]
     assert after.mask_id == before.mask_id
-    assert f"name: {model}-fs-ro" in (output / "README.md").read_text()
+    assert f"name: {name}" in (output / "README.md").read_text()
+
+
+def test_lora_over_4_bit_weights_needs_a_gpu_and_says_so(tmp_path, causal, rows):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    recipe = load_recipe(write_recipe(tmp_path, causal, rows), ["model.form=qlora"])
+    with pytest.raises(DenoiserError, match="form=qlora needs a GPU and bitsandbytes"):
+        train(recipe, output=tmp_path / "out", show=silent)
 
 
 def test_adapted_lora_and_full_outputs_open_as_the_model_that_was_trained(
@@ -162,83 +118,6 @@ def test_a_missing_mask_token_is_added_to_a_copy_of_the_base(tmp_path, causal, r
     assert denoiser.model.config.vocab_size == denoiser.mask_id + 1
 
 
-def kill_after_a_checkpoint(
-    recipe: Path, overrides: list[str], output: Path, checkpoint: str
-) -> None:
-    """Runs the recipe in a process of its own, killed as soon as the checkpoint is whole."""
-    command = [sys.executable, "-m", "dspy_diffusion_infill.training", str(recipe)]
-    command += ["--output", str(output), *(f"--set={override}" for override in overrides)]
-    run = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    state = output / "stages" / checkpoint / "trainer_state.json"
-    while not state.is_file():
-        assert run.poll() is None, run.communicate()[1].decode()
-        time.sleep(0.001)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL
-    run.communicate()
-
-
-@pytest.mark.parametrize("form", ["lora", "full"])
-def test_a_killed_run_resumes_to_the_same_losses(tmp_path, causal, rows, form):
-    path = write_recipe(tmp_path, causal, rows, model={"form": form})
-    overrides = ["stages.0.steps=40"]
-    recipe = load_recipe(path, overrides)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(recipe, output=whole, show=silent)
-    kill_after_a_checkpoint(path, overrides, killed, "0-fs/checkpoint-4")
-    assert not (killed / "README.md").exists()
-    assert len(losses(killed)) < len(losses(whole))
-    train(recipe, output=killed, resume=True, show=silent)
-    assert [entry[:2] for entry in losses(killed)] == [entry[:2] for entry in losses(whole)]
-    assert [entry[2] for entry in losses(killed)] == pytest.approx(
-        [entry[2] for entry in losses(whole)], abs=1e-6
-    )
-
-
-def test_a_run_killed_between_its_stages_resumes_to_the_same_losses(tmp_path, causal, rows):
-    recipe = load_recipe(write_recipe(tmp_path, causal, rows))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(recipe, output=whole, show=silent)
-
-    class KilledError(Exception):
-        pass
-
-    def kill(line: str) -> None:
-        if line.startswith("ro 3/"):
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train(recipe, output=killed, show=kill)
-    train(recipe, output=killed, resume=True, show=silent)
-    assert losses(killed) == losses(whole)
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path, causal, rows):
-    recipe = load_recipe(write_recipe(tmp_path, causal, rows))
-    train(recipe, output=tmp_path / "whole", show=silent)
-    train(recipe, output=tmp_path / "torn", show=silent)
-    before = losses(tmp_path / "torn")
-    (tmp_path / "torn" / "stages" / "1-ro" / "checkpoint-4" / "trainer_state.json").unlink()
-    train(recipe, output=tmp_path / "torn", resume=True, show=silent)
-    assert losses(tmp_path / "torn") == before == losses(tmp_path / "whole")
-
-
-def test_a_folder_with_a_run_is_not_written_over(tmp_path, causal, rows):
-    recipe = load_recipe(write_recipe(tmp_path, causal, rows), ["stages.0.steps=1"])
-    train(recipe, output=tmp_path / "out", show=silent)
-    with pytest.raises(ValueError, match="--resume"):
-        train(recipe, output=tmp_path / "out", show=silent)
-    other = load_recipe(tmp_path / "tiny.yaml", ["stages.0.steps=2"])
-    with pytest.raises(ValueError, match="another recipe: it has 'steps: 1', not 'steps: 2'"):
-        train(other, output=tmp_path / "out", resume=True, show=silent)
-
-
 def test_bad_data_stops_the_run_before_any_model_is_loaded(tmp_path, rows):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "Say a."}\n')
     recipe = load_recipe(write_recipe(tmp_path, tmp_path / "no such model", tmp_path / "bad.jsonl"))
@@ -262,6 +141,7 @@ def test_the_recipe_of_the_embedded_denoiser_runs(tmp_path, causal, rows):
     overrides += [f"data.sources.5.path={rows}", f"model.base={causal}", "data.max_length=512"]
     overrides += [f"model.adapt.mask_token={MASK}", "optimizer.batch_size=2", "logging_steps=1"]
     overrides += ["stages.0.optimizer.batch_size=2", "stages.0.steps=1", "stages.1.steps=1"]
+    overrides += ["model.compile=false"]  # test_training_resume compiles
     recipe = load_recipe("smollm2-adapt-fs", overrides)
     train(recipe, output=tmp_path / "out", show=silent)
     denoiser = load_denoiser(str(tmp_path / "out"), device="cpu")
@@ -269,30 +149,66 @@ def test_the_recipe_of_the_embedded_denoiser_runs(tmp_path, causal, rows):
     assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_size < 200_000
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_gradients_of_one(tmp_path, causal, rows):
-    """The gradient is read off as the step of plain descent: weights before less weights after."""
-    recipe = write_recipe(tmp_path, causal, rows, model={"form": "full"})
-    script = Path(__file__).with_name("gradients_of_a_step.py")
-    gradients = {}
-    for num_processes in (1, 2):
-        target = tmp_path / f"gradients{num_processes}.safetensors"
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--num_processes", str(num_processes), "--main_process_port", "0"]
-        command += [str(script), str(recipe), str(tmp_path / f"out{num_processes}"), str(target)]
-        done = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        with safe_open(target, "pt") as file:
-            gradients[num_processes] = {name: file.get_tensor(name) for name in file.keys()}
-    assert gradients[1].keys() == gradients[2].keys()
-    for name, gradient in gradients[1].items():
-        torch.testing.assert_close(gradients[2][name], gradient, rtol=0, atol=1e-5)
-    assert max(float(g.abs().max()) for g in gradients[1].values()) > 1e-3
+class Recorder(TrainerCallback):
+    """A tracker: keeps what it is told."""
+
+    told: ClassVar[list[tuple[int, dict[str, float]]]] = []
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.told.append((state.global_step, dict(logs)))
+
+
+def test_trackers_and_the_terminal_are_told_how_it_goes(
+    tmp_path, causal, rows, probe_rows, monkeypatch
+):
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "recorder", Recorder)
+    path, lines = write_recipe(tmp_path, causal, rows), []
+    evaluation = {"every": 3, "probe": str(probe_rows), "held_out": str(rows), "num_samples": 2}
+    told = load_recipe(path, [f"evaluation={json.dumps(evaluation)}", "report_to=[recorder]"])
+    train(told, output=tmp_path / "told", show=lines.append)
+    of_training = [logs for _, logs in Recorder.told if "loss" in logs]
+    assert len(of_training) == 6 + 4
+    for logs in of_training:
+        assert 0 <= logs["masked_accuracy"] <= 1
+        assert logs["tokens_per_second"] > 0
+    measured = [(step, logs) for step, logs in Recorder.told if "nelbo" in logs]
+    assert [step for step, _ in measured] == [3, 6, 3, 4]
+    for _, logs in measured:
+        assert {"probe_nll_sequential", "probe_accuracy_sequential", "probe_nll_parallel"} < {*logs}
+    number = r"[\d,.]+"
+    line = rf"fs 3/6  loss {number}  masked accuracy {number}  {number} tokens/s  ETA 0:\d\d:\d\d"
+    assert any(re.fullmatch(line, shown) for shown in lines)
+    assert any(shown.startswith("step 3  probe nll sequential ") for shown in lines)
+    # Measuring draws no number that training draws.
+    train(load_recipe(path), output=tmp_path / "untold", show=silent)
+    assert losses(tmp_path / "untold") == losses(tmp_path / "told")
+
+
+def test_the_command_trains_and_goes_on_where_it_was(tmp_path, causal, rows):
+    path, out = write_recipe(tmp_path, causal, rows), tmp_path / "out"
+    command = ["train", str(path), "--set", "stages.0.steps=2", "--output", str(out)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "rows.jsonl: 4 of 4 rows (0 bad, 0 cut, 0 too long and dropped)" in done.output
+    assert done.output.endswith(f"{out} is ready for load_denoiser\n")
+    card = (out / "README.md").read_text()
+    (out / "README.md").unlink()
+    assert CliRunner().invoke(app, [*command, "--resume"]).exit_code == 0
+    assert (out / "README.md").read_text() == card
+
+
+def test_the_command_says_on_one_line_what_is_wrong_with_the_data(
+    tmp_path, causal, monkeypatch, capsys
+):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(b'{"prompt": "Say a.", "response": "a"}\n{"prompt": "\xff", "response": "a"}\n')
+    path = write_recipe(tmp_path, causal, bad)
+    words = ["dspy-infill", "train", str(path), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"dspy-infill: {bad}:2: invalid UTF-8 at byte 12 of the line (0xff); "
+        "save the file as UTF-8\n"
+    )

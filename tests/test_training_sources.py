@@ -1,4 +1,5 @@
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,57 @@ def test_a_long_response_is_cut_and_counted(tmp_path):
     [pool], [tally] = make_pools(read_sources(data), data, CODER)
     assert len(pool.elements) == 1
     assert (tally.num_cut, tally.num_dropped) == (1, 0)
+
+
+ADD = {"instructions": "Add.", "examples": [[f"Input: {k}\nSum:", f"{k}."] for k in range(1, 9)]}
+
+
+def rows_of(path: str, **options) -> list[Row]:
+    """Twenty rows of a source in the shape of its options."""
+    data = DataOptions(sources=(SourceOptions(path=path, **options),), max_length=500)
+    [pool], _ = make_pools(read_sources(data), data, CODER)
+    return [pool.render(pool.elements[0], random.Random(k)) for k in range(20)]
+
+
+def test_a_source_says_how_many_examples_and_where_they_stand(tmp_path):
+    path = file_of(tmp_path, ADD)
+    rows = rows_of(path, shape="worked_examples")
+    assert {row.prompt.count("Sum:") for row in rows} == {1, 2, 3, 4, 5, 6}
+    assert all(row.prompt.startswith("Add.") for row in rows)
+    before = rows_of(path, shape="worked_examples", examples="before")
+    assert any(not row.prompt.startswith("Add.") for row in before)
+    assert all(row.prompt.split("\n\n")[-2] == "Add." for row in before)
+    alone = rows_of(path, shape="worked_examples", max_examples=1)
+    assert {row.prompt.count("\n\n") for row in alone} == {1}
+    turns = rows_of(path, shape="chat_adapter", max_examples=2)
+    assert {len(row.turns) for row in turns} == {3, 5}  # system, user, assistant, and a demo's two
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_examples": 2}, "max_examples needs shape=worked_examples"),
+        ({"shape": "worked_examples", "max_examples": 0}, "at least 1, got max_examples=0"),
+        ({"shape": "chat_adapter", "examples": "before"}, "needs shape=worked_examples"),
+        ({"weight": 0.0}, "weight must be above 0"),
+    ],
+)
+def test_options_of_a_source_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SourceOptions(path="rows.jsonl", **options)
+
+
+def test_a_file_that_several_sources_name_is_read_once(tmp_path):
+    path = file_of(tmp_path, ADD)
+    options = [
+        SourceOptions(path=path, shape="worked_examples", weight=2.0, examples="before"),
+        SourceOptions(path=path, shape="chat_adapter", max_length=80, max_examples=1),
+        SourceOptions(path=path, shape="worked_examples", remove=("A",)),
+    ]
+    first, second, third = read_sources(DataOptions(sources=tuple(options)))
+    assert first.items is second.items
+    assert first.items is not third.items
+    assert [s.options for s in (first, second, third)] == options
 
 
 def test_missing_and_empty_files_are_errors(tmp_path):

@@ -121,3 +121,18 @@ def test_log_has_accuracy_and_speed_since_the_last_one(tmp_path):
     assert first["masked_accuracy"] == pytest.approx(float(right))
     assert first["tokens_per_second"] > 0
     assert second["tokens_per_second"] == second["masked_accuracy"] == 0
+
+
+def test_time_spent_measuring_is_left_out_of_the_speed(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("dspy_diffusion_infill.training.trainer.time.monotonic", lambda: now[0])
+    inputs, model = batch(), tiny()
+    one = trainer(model, tmp_path, shift=False)
+    one.compute_loss(model, inputs)
+    now[0] += 2
+    with one.clock_stopped():
+        now[0] += 1000
+    one.log({"loss": 1.0})
+    assert (
+        one.state.log_history[-1]["tokens_per_second"] == float(inputs["attention_mask"].sum()) / 2
+    )

@@ -86,9 +86,10 @@ class EvaluationDuringTraining(TrainerCallback):
         is_due = self.every > 0 and state.global_step % self.every == 0
         if not is_due and state.global_step < state.max_steps:
             return
-        figures = self.measure()
+        figures, should_log = self.measure(), control.should_log
         if figures:
             self.log(dict(figures))
+            control.should_log = should_log  # the loss of this step is still to be logged
             self.show(f"step {state.global_step}  {as_text(figures)}")
 
 

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from dspy_diffusion_infill.training.options import Recipe
-from dspy_diffusion_infill.training.recipe import as_yaml
+from dspy_diffusion_infill.training.recipe import as_yaml, load_recipe
 
 _RECIPE = "recipe.yaml"
 _STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
@@ -34,10 +34,12 @@ def begin(recipe: Recipe, output: Path, *, resume: bool) -> None:
         raise ValueError(
             f"{output} holds a run already: go on with --resume, or name another --output"
         )
-    was = path.read_text(encoding="utf-8")
-    if was != text:
+    # Read, not compared as text: an older version's lacks the keys that have come since.
+    was = load_recipe(path)
+    if was != recipe:
+        difference = _first_difference(as_yaml(was), text)
         raise ValueError(
-            f"{path} is of another recipe: it has {_first_difference(was, text)}; resume with the "
+            f"{path} is of another recipe: it has {difference}; resume with the "
             "recipe and overrides that the run was started with"
         )
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.options import DataOptions, SourceOptions
@@ -115,10 +115,11 @@ def read_sources(data: DataOptions) -> list[Source]:
     Raises:
         DataError: a bad record (file, line and what is wrong), a missing file, or no record left.
     """
-    read: dict[SourceOptions, Source] = {}
+    read: dict[tuple[object, ...], Source] = {}
     sources = []
     for options in data.sources:
-        key = replace(options, weight=1.0, shape="rows", max_length=None)
+        where, how = (options.path, options.split), (options.prompt_only, options.remove)
+        key = (*where, *how, options.max_field_chars)
         if key not in read:
             read[key] = read_source(options, skip_bad=data.on_error == "skip")
         sources.append(replace(read[key], options=options))
@@ -161,8 +162,7 @@ def _pool(source: Source, options: SourceOptions, max_length: int) -> Pool:
         if options.shape == "ungrouped":
             elements, render = ungrouped, _as_it_is
         else:
-            elements = [*source.groups, *groups]
-            render = with_adapter if options.shape == "chat_adapter" else with_worked_examples
+            elements, render = [*source.groups, *groups], _render_of(options)
     if not elements:
         raise DataError(f"{options.path} holds nothing of the shape {options.shape!r}")
     together: tuple[Row, ...] | tuple[Group, ...] = tuple(elements)  # pyright: ignore
@@ -171,6 +171,14 @@ def _pool(source: Source, options: SourceOptions, max_length: int) -> Pool:
 
 def _as_it_is(row: Row, _rng: random.Random) -> Row:
     return row
+
+
+def _render_of(options: SourceOptions) -> Callable[..., Row]:
+    """What makes a row of a group."""
+    numbers = {} if options.max_examples is None else {"max_examples": options.max_examples}
+    if options.shape == "chat_adapter":
+        return partial(with_adapter, **numbers)
+    return partial(with_worked_examples, examples_first=options.examples == "before", **numbers)
 
 
 def _fitting(source: Source, limit: int, rule: str, coder: TextCoder) -> Source:

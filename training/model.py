@@ -19,7 +19,7 @@ from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.published import read_config
 from dspy_diffusion_infill.denoisers.tokenizer import load_tokenizer
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
-from dspy_diffusion_infill.errors import NotMaskedDiffusionError
+from dspy_diffusion_infill.errors import DenoiserError, NotMaskedDiffusionError
 from dspy_diffusion_infill.training.options import ModelOptions, Recipe
 
 ADDED_BASE = "base"  # folder in the output that holds a base with a mask token added
@@ -40,8 +40,13 @@ class Trainable:
     name: str
 
     def denoiser(self) -> TransformerDenoiser:
-        """The weights as they are now, where they are now."""
-        return TransformerDenoiser(self.checkpoint, name=self.name)
+        """The weights as they are now, where they are now.
+
+        Passes go through the outermost model: where weights are sharded, it gathers those of head,
+        norm and embeddings, which the base of a ``PeftModel`` alone would find in pieces.
+        """
+        outermost = cast(PreTrainedModel, self.model)
+        return TransformerDenoiser(replace(self.checkpoint, model=outermost), name=self.name)
 
 
 def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None) -> Trainable:
@@ -63,6 +68,7 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
     # Trainer finds no others when it resumes. And peft is not to look the base up on the hub.
     inner._weight_conversions = []  # pyright: ignore
     inner.name_or_path = ""
+    _for_speed(inner, options)
     if options.form == "full":
         if weights is not None:
             load_weights(inner, weights)
@@ -76,6 +82,7 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         if start is not None:
             model = PeftModel.from_pretrained(inner, str(start), is_trainable=True)
+            model.active_peft_config.base_model_name_or_path = None  # nor what the adapter names
         else:
             model = get_peft_model(inner, _lora_config(options))
     _in_float32(model, autocast=options.bf16)
@@ -111,6 +118,11 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
 
 def _load_base(recipe: Recipe, output: Path) -> TransformerDenoiser:
     options = recipe.model
+    if options.form == "qlora" and not torch.cuda.is_available():
+        raise DenoiserError(
+            "model.form=qlora needs a GPU and bitsandbytes, and torch sees no GPU here; "
+            "set model.form=lora"
+        )
     dtype = "float32" if options.form == "full" or not options.bf16 else "bfloat16"
     quantization = "4bit" if options.form == "qlora" else None
     device = f"cuda:{PartialState().local_process_index}" if quantization else "cpu"
@@ -211,6 +223,21 @@ def _lora_config(options: ModelOptions) -> LoraConfig:
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
+
+
+def has_accelerator() -> bool:
+    """Whether training runs on a GPU, and not on the CPU."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _for_speed(model: PreTrainedModel, options: ModelOptions) -> None:
+    """Takes what trains fastest here; compiling layer by layer costs one layer's compilation."""
+    if not has_accelerator():
+        # On CPUs, the backward pass of the fused kernel takes longer than the plain attention.
+        model.set_attn_implementation("eager")
+    if options.compile:
+        for layer in model.get_submodule("model.layers").children():
+            layer.compile(dynamic=True)
 
 
 def _in_float32(model: torch.nn.Module, *, autocast: bool) -> None:

@@ -62,6 +62,8 @@ class ModelOptions:
         adapter: folder of an adapter that training goes on from, of the same shape.
         bf16: compute in bfloat16; weights that are trained stay in float32.
         gradient_checkpointing: compute activations again in the backward pass; saves memory.
+        compile: compile the layers (torch.compile, for batches of any shape): a minute or more at
+            the start, and less time a step after it. Needs a C++ compiler on CPUs.
     """
 
     base: str
@@ -72,6 +74,7 @@ class ModelOptions:
     adapter: str | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.adapter is not None and self.form == "full":
@@ -95,6 +98,10 @@ class SourceOptions:
         remove: texts that are taken out of every row, such as another tokenizer's end-of-text.
         max_field_chars: of a Feedback Collection row's fields, cut at a word; None is all.
         max_length: tokens of a sequence of this source; None is the data's.
+        max_examples: worked examples of one row, 1 to so many, the one whose answer is the response
+            among them; None is 6 for ``worked_examples`` and 3 for ``chat_adapter``.
+        examples: of ``worked_examples``: the answered ones stand ``after`` the instructions, as in
+            the contexts that the optimizer makes, or ``before`` them.
     """
 
     path: str
@@ -105,10 +112,23 @@ class SourceOptions:
     remove: tuple[str, ...] = ()
     max_field_chars: int | None = None
     max_length: int | None = None
+    max_examples: int | None = None
+    examples: Literal["after", "before"] = "after"
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"weight must be above 0, got weight={self.weight}")
+        if self.max_examples is not None and self.max_examples < 1:
+            raise ValueError(
+                f"max_examples must be at least 1, got max_examples={self.max_examples}"
+            )
+        if self.max_examples is not None and self.shape not in ("worked_examples", "chat_adapter"):
+            raise ValueError(
+                "max_examples needs shape=worked_examples or shape=chat_adapter, "
+                f"got shape={self.shape}"
+            )
+        if self.examples == "before" and self.shape != "worked_examples":
+            raise ValueError(f"examples=before needs shape=worked_examples, got shape={self.shape}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +202,7 @@ class OptimizerOptions:
 
     Attributes:
         learning_rate: the highest of the schedule.
-        schedule: ``cosine`` decays to 0; ``constant`` stays.
+        schedule: ``cosine`` and ``linear`` decay to 0; ``constant`` stays.
         warmup_steps: steps of linear warm-up.
         batch_size: sequences that one process holds at once.
         accumulation: batches of one step, shared among the processes: a step is the same however

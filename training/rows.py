@@ -100,16 +100,23 @@ def _worked_examples(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def with_worked_examples(
-    group: Group, rng: random.Random, *, max_examples: int = 6, max_chars: int = 1400
+    group: Group,
+    rng: random.Random,
+    *,
+    max_examples: int = 6,
+    max_chars: int = 1400,
+    examples_first: bool = False,
 ) -> Row:
     """One statement of the instructions and some worked examples; the last answer is the response.
 
     At least one example stays, whatever its length; further ones as long as all together have
-    ``max_chars`` characters.
+    ``max_chars`` characters. With ``examples_first`` those that are answered in the prompt stand
+    before the instructions; the one whose answer is the response follows them in any case.
     """
     examples = _some_examples(group, rng, max_examples, max_chars)
-    blocks = [f"{question} {answer}" for question, answer in examples[:-1]] + [examples[-1][0]]
-    prompt = SEPARATOR.join([group.instructions, *blocks])
+    answered = [f"{question} {answer}" for question, answer in examples[:-1]]
+    blocks = [*answered, group.instructions] if examples_first else [group.instructions, *answered]
+    prompt = SEPARATOR.join([*blocks, examples[-1][0]])
     return pair(prompt, examples[-1][1], instructions=group.instructions)
 
 

@@ -28,7 +28,7 @@ from dspy_diffusion_infill.training.dataset import Collator, MaskedSequences
 from dspy_diffusion_infill.training.evaluation import evaluate
 from dspy_diffusion_infill.training.masking import draw_mask
 from dspy_diffusion_infill.training.mixture import Mixture, Pool, make_pools, read_sources
-from dspy_diffusion_infill.training.model import Trainable, load_trainable
+from dspy_diffusion_infill.training.model import Trainable, has_accelerator, load_trainable
 from dspy_diffusion_infill.training.options import OptimizerOptions, Recipe, Stage
 from dspy_diffusion_infill.training.output import write_output
 from dspy_diffusion_infill.training.trainer import DiffusionTrainer
@@ -72,7 +72,7 @@ def train(
             number of processes does not divide the recipe's ``accumulation``.
     """
     # 1. The run's folder, and its data; both fail before a large model is loaded.
-    process, output = PartialState(cpu=not _has_accelerator()), Path(output)
+    process, output = PartialState(cpu=not has_accelerator()), Path(output)
     show = show if process.is_main_process else _silent
     if process.is_main_process:
         begin(recipe, output, resume=resume)
@@ -197,7 +197,7 @@ def build_trainer(
 
 def measure(recipe: Recipe, model: Trainable, trainer: DiffusionTrainer) -> Figures:
     """The figures of the model as it is, in the precision that it is trained in."""
-    with trainer.autocast_smart_context_manager():
+    with trainer.clock_stopped(), trainer.autocast_smart_context_manager():
         return evaluate(model.denoiser(), recipe.evaluation, seed=recipe.seed)
 
 
@@ -261,7 +261,7 @@ def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
         activation_checkpointing=recipe.model.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         ddp_find_unused_parameters=False,
-        use_cpu=not _has_accelerator(),
+        use_cpu=not has_accelerator(),
         seed=recipe.seed,
         logging_steps=recipe.logging_steps,
         logging_nan_inf_filter=False,
@@ -270,10 +270,6 @@ def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
         report_to=list(recipe.report_to) or "none",
         disable_tqdm=True,
     )
-
-
-def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def _free_memory() -> None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from dspy_diffusion_infill.training.mini.recipe import STAGES
 from dspy_diffusion_infill.training.mini.summary import (
+    CONFIDENCE,
     MEASURES,
     Measure,
     MiniRow,
@@ -26,6 +27,12 @@ def write_plot(rows: Sequence[MiniRow], folder: Path) -> list[Path]:
     FigureCanvasAgg(figure)
     for axes, measure in zip(figure.subplots(1, 3), MEASURES, strict=False):
         _panel(axes, rows, measure)
+    seeds = len({row.seed for row in rows})
+    figure.supxlabel(
+        f"bar: mean of {seeds} seed{'s' * (seeds > 1)}; dot: a seed; "
+        f"whiskers: {CONFIDENCE:.0%} interval",
+        fontsize=8,
+    )
     paths = [folder / "mini.png", folder / "mini.svg"]
     with rc_context({"svg.hashsalt": "mini"}):  # the same rows give the same file
         figure.savefig(paths[0], dpi=160)
@@ -46,5 +53,6 @@ def _panel(axes: Axes, rows: Sequence[MiniRow], measure: Measure) -> None:
         axes.scatter([x] * len(values), values, s=12, color="black", zorder=3, clip_on=False)
         reach = [[value.mean - value.low], [value.high - value.mean]]
         axes.errorbar(x, value.mean, yerr=reach, color="black", capsize=4, linewidth=1)
+    axes.set_ylim(bottom=measure.lowest)
     axes.set_xticks(range(len(STAGES)), list(STAGES))
     axes.spines[["top", "right"]].set_visible(False)
