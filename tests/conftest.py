@@ -1,7 +1,24 @@
-"""What every test gets: an LM cache of its own run, so that no answer of an earlier run is met."""
+"""What every test gets: an LM cache of its own run, so that no answer of an earlier run is met.
+
+And no network: litellm, when it is first imported, would download its price list.
+"""
+
+import os
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import dspy
 import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs a GPU or the hub runs only where ``-m`` names its mark."""
+    for mark in ("gpu", "hub"):
+        if mark not in config.getoption("-m").replace(f"not {mark}", "").split():
+            skip = pytest.mark.skip(reason=f"needs a {mark}: pytest -m {mark}")
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -126,12 +127,13 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def options_of(command: object) -> set[str]:
+def options_of(command: Any) -> set[str]:
     return {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
 
 
 def test_commands_of_the_documents_exist_with_their_options():
-    known = typer.main.get_command(app).commands
+    root: Any = typer.main.get_command(app)
+    known = root.commands
     seen = set()
     for where, words in commands():
         if words[0] != "dspy-infill":

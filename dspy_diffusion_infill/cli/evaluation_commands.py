@@ -55,7 +55,7 @@ def reproduce_command(
             seeds=seeds,
             output=output,
             json=json_path,
-            scale="smoke" if scale == "smoke" else "full",
+            scale=scale,  # pyright: ignore[reportArgumentType] - run_mini refuses another
         )
         return
     try:

@@ -1,8 +1,10 @@
 """What ``reproduce`` hands to the evaluation: optimizer, perplexity, progress bar."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import dspy
 from rich.console import Console
@@ -10,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.evaluation.experiment import SearchSpec
+from dspy_diffusion_infill.evaluation.prompt_search import apply_instructions, instructions_of
 from dspy_diffusion_infill.evaluation.reproduction import Tools
 from dspy_diffusion_infill.evaluation.runner import Cell
 from dspy_diffusion_infill.evaluation.tasks import Task
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.results import DetailedResults
 from dspy_diffusion_infill.training import perplexity
-from dspy_diffusion_infill.windows import Prefix
+from dspy_diffusion_infill.windows import Prefix, take_marks
 
 
 def infill(
@@ -30,7 +34,11 @@ def infill(
     seed: int,
     folder: Path,
 ) -> dspy.Module:
-    """The paper's procedure: no guidance, and shots as trainset and valset."""
+    """The paper's procedure: no guidance, and shots as trainset and valset.
+
+    Where a part of the prompt is masked from the start (a prefix, marks), the best infilled prompt
+    is taken, even if the unfilled one scored higher: that is what the paper's tables show.
+    """
     optimizer = DiffusionInfill(
         task.metric,
         denoiser,
@@ -40,6 +48,7 @@ def infill(
         masking=None if prefix is None else Prefix(prefix, 0),
         sweeps=search.sweeps,
         num_proposals=search.proposals,
+        examples_per_context=(1, search.examples),
         steps=search.steps,
         max_metric_calls=search.max_metric_calls,
         guidance=None,
@@ -49,7 +58,19 @@ def infill(
         log_dir=folder,
         display_progress=False,
     )
-    return optimizer.compile(program, list(shots))
+    is_masked = any(take_marks(text)[1] for text in instructions_of(program).values())
+    better = optimizer.compile(program, list(shots))
+    if prefix is not None or is_masked:
+        apply_instructions(better, best_infilled(cast(DetailedResults, better.detailed_results)))
+    return better
+
+
+def best_infilled(results: DetailedResults) -> dict[str, str]:
+    """The best trial's instructions by predictor, the more confident of two equal ones."""
+    if not results.trials:
+        return {}
+    best = max(results.trials, key=lambda trial: (trial.score, trial.confidence))
+    return {best.predictor: best.instructions}
 
 
 def measure_perplexity(
@@ -68,6 +89,8 @@ def measure_perplexity(
 @contextmanager
 def make_tools() -> Iterator[Tools]:
     """The tools, with a progress bar while the block runs."""
+    # A judge's answer that is cut at max_tokens is unreadable and counted; it need not be logged.
+    logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(

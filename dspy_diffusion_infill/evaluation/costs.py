@@ -1,23 +1,25 @@
 """What an experiment will cost, before anything starts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from dspy_diffusion_infill.evaluation.experiment import (
-    DIFFUSION,
-    Condition,
-    Experiment,
-    ModelSpec,
-    SearchSpec,
-    Step,
+import dspy
+
+from dspy_diffusion_infill.evaluation.experiment import DIFFUSION, ModelSpec, SearchSpec, Step
+from dspy_diffusion_infill.evaluation.prompt_search import (
+    SearchTask,
+    add_demos,
+    apply_instructions,
+    instructions_of,
 )
-from dspy_diffusion_infill.evaluation.prompt_search import instructions_of
-from dspy_diffusion_infill.evaluation.runner import Runner
-from dspy_diffusion_infill.evaluation.tasks import drawn
+from dspy_diffusion_infill.evaluation.runner import PERPLEXITY, Cell, Runner
+from dspy_diffusion_infill.evaluation.tasks import drawn, shortened
+from dspy_diffusion_infill.windows import take_marks
 
 _CHARS_PER_TOKEN = 4  # English text under the usual tokenizers
 _RESPONSE_TOKENS = 128  # the paper, table 6, where the options say nothing else
 _FLOPS = 1e14  # a second, that a bfloat16 GPU of 300 to 1000 peak TFLOP/s really gives
+_SAMPLED_ROWS = 50  # over which the length of a row is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,10 @@ class ModelCost:
 
     Attributes:
         model: its name.
-        calls: of its LM.
+        calls: of its LM, as if every verdict needed all of its retries.
         prompt_tokens: over all calls, at four characters a token.
         completion_tokens: over all calls, if each is as long as allowed.
-        denoiser_passes: forward passes for proposals.
+        denoiser_passes: forward passes for proposals and for diffusion perplexity.
         gpu_hours: at 100 TFLOP/s, where the model is run locally and its size is known; else None.
         dollars: where litellm knows the price; else None.
     """
@@ -49,7 +51,7 @@ class ModelCost:
             parts.append(f"up to {self.completion_tokens:,} completion tokens")
         if self.denoiser_passes:
             parts.append(f"up to {self.denoiser_passes:,} denoiser passes")
-        if self.gpu_hours is not None:
+        if parts and self.gpu_hours is not None:
             parts.append(f"about {self.gpu_hours:.2g} GPU hours at 100 TFLOP/s")
         if self.dollars is not None:
             parts.append(f"up to ${self.dollars:,.2f}")
@@ -57,103 +59,179 @@ class ModelCost:
 
 
 def estimate(runner: Runner) -> list[ModelCost]:
-    """The most that the rest of a run can cost, by model; what is journaled costs nothing."""
-    counted: dict[str, _Count] = {name: _Count() for name in runner.experiment.models}
+    """The most that the rest of a run can cost, by model; no LM is called.
+
+    Journaled rows and prompts cost nothing. Only where there are some are models loaded: what is
+    journaled goes by what they really are. Diffusion perplexity is counted even if it is journaled.
+    """
+    counted = {name: _Count() for name in runner.experiment.models}
     searched: set[str] = set()
     for cell in runner.cells():
-        condition = cell.condition
         asked = runner.search_task(cell)
-        template = _num_chars(runner, condition)
-        row_chars = _mean_chars(runner) + template * (1 + condition.demos)
-        row_chars += condition.demos * _mean_chars(runner)
-        num_rows = len(drawn(runner.test, runner.experiment.test.num, seed=0))
-        calls = num_rows * runner.experiment.judge.runs
-        counted[condition.model].add(calls, calls * row_chars // _CHARS_PER_TOKEN)
-        chain = f"{asked.template}/{asked.lm}/{asked.seed}/{asked.steps}"
-        if chain in searched or not asked.steps or runner.prompts.is_known(asked):
-            continue
-        searched.add(chain)
-        for step in asked.steps:
-            _add_step(counted, runner.experiment, step, asked.lm, len(asked.shots), row_chars)
+        program = _start(runner, cell)
+        length = _Length.of(runner, cell, program)
+        _add_rows(counted[cell.condition.model], runner, cell, program, length)
+        for step in _steps_left(runner, asked, searched):
+            _add_step(counted, runner, step, asked, program, length)
     return [_cost(name, runner.models.spec(name), one) for name, one in counted.items()]
 
 
 @dataclass(slots=True)
 class _Count:
     calls: int = 0
-    tokens: int = 0
+    chars: int = 0
     passes: int = 0
-    pass_tokens: int = 0
+    pass_chars: int = 0
 
-    def add(self, calls: int, tokens: int) -> None:
+    def add_calls(self, calls: int, chars: int) -> None:
         self.calls += calls
-        self.tokens += tokens
+        self.chars += calls * chars
+
+    def add_passes(self, passes: int, chars: int) -> None:
+        self.passes += passes
+        self.pass_chars += passes * chars
+
+
+@dataclass(frozen=True, slots=True)
+class _Length:
+    """Characters of a prompt: of a predictor's instructions, and of what a row puts in."""
+
+    instructions: int
+    row: int
+    num_demos: int
+
+    @classmethod
+    def of(cls, runner: Runner, cell: Cell, program: dspy.Module) -> "_Length":
+        texts = list(instructions_of(program).values())
+        limit = runner.experiment.test.max_chars
+        rows = [
+            runner.task.prepared(shortened(example, limit), cell.condition.template)
+            for example in runner.test[:_SAMPLED_ROWS]
+        ]
+        inputs = sum(len(str(value)) for row in rows for value in row.inputs().values())
+        row = inputs // len(rows) + runner.task.context_chars
+        return cls(sum(map(len, texts)) // len(texts), row, cell.condition.demos)
+
+    @property
+    def prompt(self) -> int:
+        """A template is repeated with every demo."""
+        return (self.instructions + self.row) * (1 + self.num_demos)
+
+    def context(self, num_examples: int) -> int:
+        """What a denoiser sees around a window."""
+        return self.instructions + num_examples * self.row
+
+
+def _start(runner: Runner, cell: Cell) -> dspy.Module:
+    """The cell's program before any step."""
+    spec = runner.models.spec(cell.condition.model)
+    return runner.task.program(cell.condition.template, spec, seed=cell.seed)
+
+
+def _add_rows(
+    count: _Count, runner: Runner, cell: Cell, program: dspy.Module, length: _Length
+) -> None:
+    experiment, measures = runner.experiment, set(runner.experiment.measures)
+    num_rows = len(drawn(runner.test, experiment.test.num, seed=0))
+    if measures != {PERPLEXITY}:
+        left = num_rows - _num_journaled(runner, cell, program)
+        count.add_calls(left * runner.task.num_calls, length.prompt)
+    if PERPLEXITY in measures and runner.models.spec(cell.condition.model).denoiser:
+        measured = min(num_rows, experiment.perplexity_rows or num_rows)
+        count.add_passes(measured * experiment.perplexity_samples, length.prompt)
+
+
+def _num_journaled(runner: Runner, cell: Cell, program: dspy.Module) -> int:
+    """Rows of the cell that an earlier run has finished; none while its prompt is not known."""
+    asked = runner.search_task(cell)
+    if not runner.journal.path.exists() or not _is_known(runner, asked):
+        return 0
+    apply_instructions(program, runner.prompts.find(asked))
+    add_demos(program, asked.shots, cell.condition.demos, seed=cell.seed)
+    spec = runner.experiment.test
+    examples = (
+        runner.task.prepared(shortened(example, spec.max_chars), cell.condition.template)
+        for example in drawn(runner.test, spec.num, seed=0)
+    )
+    keys = (runner.row_key(cell, program, example) for example in examples)
+    return sum(runner.journal.get(key) is not None for key in keys)
+
+
+def _is_known(runner: Runner, asked: SearchTask) -> bool:
+    if not asked.steps:
+        return True
+    return runner.prompts.journal.path.exists() and runner.prompts.is_known(asked)
+
+
+def _steps_left(runner: Runner, asked: SearchTask, searched: set[str]) -> Iterator[Step]:
+    """The steps of a chain that are not journaled; what chains begin with counts once."""
+    for number, step in enumerate(asked.steps, start=1):
+        begun = replace(asked, steps=asked.steps[:number])
+        name = f"{begun.template}/{begun.lm}/{begun.seed}/{begun.steps}"
+        if name not in searched and not _is_known(runner, begun):
+            searched.add(name)
+            yield step
 
 
 def _add_step(
     counted: Mapping[str, _Count],
-    experiment: Experiment,
+    runner: Runner,
     step: Step,
-    validator: str,
-    num_shots: int,
-    row_chars: int,
+    asked: SearchTask,
+    program: dspy.Module,
+    length: _Length,
 ) -> None:
-    search = experiment.search
-    runs = _program_runs(search, step, num_shots, row_chars)
-    counted[validator].add(runs, runs * row_chars // _CHARS_PER_TOKEN)
+    search = runner.experiment.search
+    windows = [
+        masks
+        for text in instructions_of(program).values()
+        for masks in _windows(search, step, text)
+    ]
+    runs = _program_runs(search, step, len(asked.shots), len(windows))
+    counted[asked.lm].add_calls(runs * runner.task.num_calls, length.instructions + length.row)
     if step.kind == "infill":
-        windows = _num_windows(search, step, row_chars)
-        passes = windows * search.sweeps * search.proposals * min(search.steps, search.mask)
-        counted[step.by].passes += passes
-        counted[step.by].pass_tokens += passes * row_chars // _CHARS_PER_TOKEN
-    else:
-        asked = search.copro_breadth * search.copro_depth
-        calls = asked if step.kind == "copro" else search.gepa_metric_calls // 4
-        counted[step.by].add(calls, calls * row_chars // _CHARS_PER_TOKEN)
+        passes = sum(min(search.steps, masks) for masks in windows)
+        passes *= search.sweeps * search.proposals
+        counted[step.by].add_passes(passes, length.context(search.examples))
+        return
+    asked_for = search.copro_breadth * search.copro_depth
+    # GEPA scores three rows before and three after what it asks for.
+    calls = asked_for if step.kind == "copro" else search.gepa_metric_calls // 4
+    counted[step.by].add_calls(calls, length.instructions + length.row)
 
 
-def _program_runs(search: SearchSpec, step: Step, num_shots: int, row_chars: int) -> int:
+def _windows(search: SearchSpec, step: Step, text: str) -> list[int]:
+    """The masks of each window of a text, as if all of it could be masked."""
+    if step.kind != "infill":
+        return []
+    if step.prefix is not None:
+        return [step.prefix]
+    if (marked := take_marks(text)[1]) is not None:
+        return [marked.num_masks]
+    return [search.mask] * max(1, len(text) // _CHARS_PER_TOKEN // search.stride)
+
+
+def _program_runs(search: SearchSpec, step: Step, num_shots: int, num_windows: int) -> int:
     if step.kind == "copro":
         return search.copro_breadth * search.copro_depth * num_shots
     if step.kind == "gepa":
         return search.gepa_metric_calls
-    trials = _num_windows(search, step, row_chars) * search.sweeps * search.proposals
-    runs = (trials + 1) * num_shots
+    runs = (num_windows * search.sweeps * search.proposals + 1) * num_shots
     return runs if search.max_metric_calls is None else min(runs, search.max_metric_calls)
-
-
-def _num_windows(search: SearchSpec, step: Step, row_chars: int) -> int:
-    """An upper bound: as if the whole prompt could be masked."""
-    return 1 if step.prefix else max(1, row_chars // _CHARS_PER_TOKEN // search.stride)
-
-
-def _num_chars(runner: Runner, condition: Condition) -> int:
-    program = runner.task.program(condition.template, runner.models.spec(condition.model))
-    return sum(map(len, instructions_of(program).values()))
-
-
-def _mean_chars(runner: Runner) -> int:
-    """Characters of a row's inputs."""
-    limit = runner.experiment.test.max_chars
-    lengths = [
-        sum(len(v) if limit is None else min(len(v), limit) for v in e.inputs().values())
-        for e in runner.test[:50]
-    ]
-    return sum(lengths) // len(lengths)
 
 
 def _cost(name: str, spec: ModelSpec, count: _Count) -> ModelCost:
     length = int(spec.options.get("max_tokens", _RESPONSE_TOKENS))
-    completion = count.calls * length
+    prompt, completion = count.chars // _CHARS_PER_TOKEN, count.calls * length
     hours = dollars = None
     if spec.billions is not None:
         per_call = min(int(spec.options.get("steps", _RESPONSE_TOKENS)), length)
         passes = per_call if spec.lm == DIFFUSION else 1
-        tokens = (count.tokens + completion) * passes + count.pass_tokens
+        tokens = (prompt + completion) * passes + count.pass_chars // _CHARS_PER_TOKEN
         hours = 2 * spec.billions * 1e9 * tokens / _FLOPS / 3600
     if not spec.is_local and count.calls:
-        dollars = _dollars(spec.lm, count.tokens, completion)
-    return ModelCost(name, count.calls, count.tokens, completion, count.passes, hours, dollars)
+        dollars = _dollars(spec.lm, prompt, completion)
+    return ModelCost(name, count.calls, prompt, completion, count.passes, hours, dollars)
 
 
 def _dollars(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:

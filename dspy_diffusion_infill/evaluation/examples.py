@@ -1,6 +1,7 @@
 """One row of each data set as a ``dspy.Example``."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dspy
 
@@ -63,10 +64,18 @@ def article_examples(row: Row) -> Iterator[dspy.Example]:
     for key, values in lists.items():
         if len(values) != len(outputs):
             raise row.error(key, f"must have {len(outputs)} scores, got {len(values)}")
+    if not references:
+        raise row.error("human_summaries", "must hold at least one text")
     for place, output in enumerate(outputs):
-        four = {key: float(values[place]) for key, values in lists.items()}
+        texts = {"machine_summaries": output, "human_summaries": references[0]}
+        one = replace(row, values={**texts, **{key: lists[key][place] for key in DIMENSIONS}})
         yield summary_example(
-            row.text("id"), f"system {place}", row.text("text"), references[0], output, four
+            row.text("id"),
+            f"system {place}",
+            row.text("text"),
+            one.text("human_summaries"),
+            one.text("machine_summaries", may_be_empty=True),
+            {key: one.number_of(key, low=1, high=5) for key in DIMENSIONS},
         )
 
 
@@ -170,7 +179,9 @@ def as_feedback(example: dspy.Example) -> dspy.Example:
 
 def _title(row: Row, fact: object) -> str:
     """``{key, value}`` on the hub, ``[title, sentence]`` in HoVer's own files."""
-    title = fact.get("key") if isinstance(fact, dict) else fact[0] if isinstance(fact, list) else ""
+    title = fact.get("key") if isinstance(fact, dict) else None
+    if isinstance(fact, list) and fact:
+        title = fact[0]
     if not isinstance(title, str) or not title:
         raise row.error("supporting_facts", f"must hold {{key, value}} or [title, n], got {fact!r}")
     return title

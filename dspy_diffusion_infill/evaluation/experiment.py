@@ -120,6 +120,7 @@ class SearchSpec:
         steps: reverse-process steps.
         proposals: a window.
         sweeps: over all windows.
+        examples: worked examples that the denoiser sees around a window, at most.
         max_metric_calls: budget of an infill step; None is none.
         copro_breadth: COPRO's proposals a round, >= 2.
         copro_depth: COPRO's rounds.
@@ -132,6 +133,7 @@ class SearchSpec:
     steps: int = 128
     proposals: int = 4
     sweeps: int = 1
+    examples: int = 4
     max_metric_calls: int | None = None
     copro_breadth: int = 10
     copro_depth: int = 3
@@ -191,6 +193,7 @@ class Experiment:
         pages_per_hop: HoVer only.
         scale: which scale this is.
         caution: said in front of the table: what must not be read into it.
+        paper_remarks: said below the table: what the paper leaves open or says in two ways.
     """
 
     name: str
@@ -211,6 +214,7 @@ class Experiment:
     pages_per_hop: int = 7
     scale: Scale = "full"
     caution: str = ""
+    paper_remarks: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:

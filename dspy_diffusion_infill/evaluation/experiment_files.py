@@ -17,6 +17,7 @@ from dspy_diffusion_infill.evaluation.experiment import (
     Scale,
     SearchSpec,
     Step,
+    TaskName,
     selected,
 )
 from dspy_diffusion_infill.evaluation.rows import INSTALL
@@ -34,6 +35,13 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "table7": ("table7",),
 }
 SCALES: tuple[Scale, ...] = ("full", "smoke")
+_JUDGED = ("pearson", "spearman", "kendall", "perplexity")
+MEASURES: Mapping[TaskName, tuple[str, ...]] = {
+    "summeval": _JUDGED,
+    "biggen": _JUDGED,
+    "gsm8k": ("em", "em_strict", "tokens"),
+    "hover": ("recall", "f1", "label_accuracy"),
+}
 
 
 def load_experiments(table: str, *, scale: Scale | str = "full") -> list[Experiment]:
@@ -75,7 +83,9 @@ def parse_experiment(content: Mapping[str, Any], *, name: str, scale: Scale | st
         if key in merged:
             merged[key] = _made(kind, merged[key], f"{where}, {key}")
     merged |= {"name": name, "conditions": kept, "scale": scale}
-    return _made(Experiment, merged, where)
+    experiment = _made(Experiment, merged, where)
+    _check_measures(experiment, where)
+    return experiment
 
 
 def load_models(scale: Scale) -> dict[str, ModelSpec]:
@@ -141,6 +151,22 @@ def _condition(entry: Any, measures: tuple[str, ...], where: str) -> Condition:
     }
     values["label"] = {key: str(value) for key, value in _mapping(values["label"], where).items()}
     return _made(Condition, {**values, "steps": steps, "paper": paper}, where)
+
+
+def _check_measures(experiment: Experiment, where: str) -> None:
+    """What cannot be measured or drawn is said now, and not at the end of a run."""
+    if experiment.task not in MEASURES:
+        known = ", ".join(MEASURES)
+        raise DataError(f"{where}: task must be one of {known}, got {experiment.task!r}")
+    known, plot = MEASURES[experiment.task], experiment.plot
+    wrong = [name for name in experiment.measures if name not in known]
+    if wrong or not experiment.measures:
+        found = ", ".join(wrong) or "none"
+        raise DataError(f"{where}: measures must be of {', '.join(known)}, got {found}")
+    drawn = (*plot.measures, *([plot.x] if plot.kind == "scatter" else []))
+    for name in drawn:
+        if name not in experiment.measures:
+            raise DataError(f"{where}, plot: {name!r} is none of {', '.join(experiment.measures)}")
 
 
 def _step(entry: Any, where: str) -> Step:

@@ -78,24 +78,30 @@ class HoverProgram(dspy.Module):
         self.verify = dspy.Predict(Verify)
 
     def forward(self, claim: str) -> dspy.Prediction:
-        """Checks one claim.
+        """Checks one claim. An answer that cannot be read counts as empty.
 
         Returns:
             ``titles``: of all retrieved pages, each once; ``label``: one of HoVer's, None where the
             LM gave none that can be read.
         """
         first = self.search(claim)
-        notes = self.summarize_first(claim=claim, pages=_shown(first)).notes
-        second = self.search(self.ask_second(claim=claim, notes=notes).query)
-        more = self.summarize_second(claim=claim, notes=notes, pages=_shown(second)).more_notes
-        asked = {"claim": claim, "notes": notes, "more_notes": more}
-        third = self.search(self.ask_third(**asked).query)
-        try:
-            label = _LABELS[self.verify(**asked, pages=_shown(third)).verdict]
-        except AdapterParseError:
-            label = None
+        notes = _ask(self.summarize_first, claim=claim, pages=_shown(first))
+        second = self.search(_ask(self.ask_second, claim=claim, notes=notes))
+        more = _ask(self.summarize_second, claim=claim, notes=notes, pages=_shown(second))
+        known = {"claim": claim, "notes": notes, "more_notes": more}
+        third = self.search(_ask(self.ask_third, **known))
+        verdict = _ask(self.verify, **known, pages=_shown(third))
         titles = tuple(dict.fromkeys(page.title for page in (*first, *second, *third)))
-        return dspy.Prediction(titles=titles, label=label)
+        return dspy.Prediction(titles=titles, label=_LABELS.get(verdict))
+
+
+def _ask(predictor: dspy.Predict, **inputs: str) -> str:
+    """The predictor's only output; empty where the LM's answer cannot be read."""
+    try:
+        (answer,) = predictor(**inputs).values()
+    except AdapterParseError:
+        return ""
+    return answer
 
 
 class _Search:

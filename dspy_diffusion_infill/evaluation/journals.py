@@ -1,12 +1,13 @@
 """What a run has paid for, written down as it happens, so that no call is ever made twice.
 
-Two journals lie in the output folder. ``rows.jsonl`` holds one finished row or found prompt a line.
-``calls/`` is a DSPy cache of single completions: it answers what a killed run had asked for in the
-middle of a row or of a search.
+Journals lie in the output folder. ``rows.jsonl`` and ``prompts.jsonl`` hold one finished row or
+prompt a line. ``calls/`` is a DSPy cache of single completions: it answers what a killed run had
+asked for in the middle of a row or of a search.
 """
 
 import hashlib
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from typing import Any
 
 import dspy
 from dspy.clients.cache import Cache
+from dspy.utils.callback import BaseCallback
+
+logger = logging.getLogger(__name__)
 
 _DISK_LIMIT = 2**40  # bytes; DSPy's cache would drop the oldest answers above it
 
@@ -43,7 +47,10 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Listens while the block runs; a second Ctrl-C ends the process as usual."""
+        """Listens while the block runs; a second Ctrl-C ends the process as usual.
+
+        A second SIGTERM does not: ``timeout`` sends two.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -58,8 +65,39 @@ class Stop:
 
     def _note(self, kind: int, frame: FrameType | None) -> None:
         if self.is_asked:
-            raise KeyboardInterrupt
+            if kind == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self._asked.set()
+        name = signal.Signals(kind).name
+        logger.warning("%s: no new call is made, what is under way is finished", name)
+
+
+class CallsUnderWay(BaseCallback):
+    """Knows the LM calls that have no answer yet, whichever threads make them.
+
+    An optimizer that is stopped leaves its threads behind: their answers are paid for, too.
+    """
+
+    def __init__(self) -> None:
+        self._calls: set[str] = set()
+        self._changed = threading.Condition()
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A call begins."""
+        with self._changed:
+            self._calls.add(call_id)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """A call has its answer, which is in the cache, or has failed."""
+        with self._changed:
+            self._calls.discard(call_id)
+            self._changed.notify_all()
+
+    def wait(self, *, seconds: float) -> None:
+        """Waits until no call is under way, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls, timeout=seconds)
 
 
 class CallJournal(Cache):
@@ -128,6 +166,10 @@ class Journal:
     def get(self, key: str) -> Any | None:
         """The value of a key, or None."""
         return self._entries.get(key)
+
+    def values(self) -> list[Any]:
+        """All values, the oldest first."""
+        return list(self._entries.values())
 
     def put(self, key: str, about: str, value: Any) -> None:
         """Writes a value down at once; ``about`` is for human readers."""

@@ -12,6 +12,7 @@ from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.denoisers import Denoiser, load_denoiser
 from dspy_diffusion_infill.embedded import embedded_lm
 from dspy_diffusion_infill.evaluation.experiment import DIFFUSION, EMBEDDED, ModelSpec
+from dspy_diffusion_infill.evaluation.retries import PatientLM
 
 _SECRET = ("api_key",)
 _ADDRESS = ("api_base", "base_url")
@@ -23,9 +24,11 @@ class Models:
 
     Attributes:
         specs: what each name stands for.
+        on_retry: told a model's name and the error after which one of its calls is sent again.
     """
 
     specs: Mapping[str, ModelSpec]
+    on_retry: Callable[[str, Exception], None] = lambda name, error: None
     _lms: dict[str, dspy.LM] = field(default_factory=dict)
     _denoisers: dict[str, Denoiser] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -93,4 +96,5 @@ class Models:
             from dspy_diffusion_infill.denoisers.lm import diffusion_lm
 
             return diffusion_lm(self.denoiser(name), **options)
-        return dspy.LM(spec.lm, **options)
+        on_retry = self.on_retry
+        return PatientLM(spec.lm, on_retry=lambda error: on_retry(name, error), **options)

@@ -2,17 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.evaluation.rows import INSTALL
 from dspy_diffusion_infill.evaluation.tables import HEADINGS, Table, TableRow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _OURS, _PAPER = "#2b6ca3", "#b9c3cd"
 
 
 def save_plot(table: Table, path: Path) -> list[Path]:
     """Writes ``path`` as PNG and SVG; returns the files.
+
+    Raises:
+        MissingDependencyError: ``matplotlib`` is not installed.
+    """
+    figure = draw(table)
+    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files
+
+
+def draw(table: Table) -> "Figure":
+    """The table as a figure: a panel of bars for each measure, or one of dots.
 
     Raises:
         MissingDependencyError: ``matplotlib`` is not installed.
@@ -34,11 +50,8 @@ def save_plot(table: Table, path: Path) -> list[Path]:
     else:
         _scatter(figure.subplots(), table.rows, str(plot.x), measures[0])
     scale = "" if table.experiment.scale == "full" else f" ({table.experiment.scale} scale)"
-    figure.suptitle(table.experiment.title + scale, fontsize=10)
-    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    for file in files:
-        figure.savefig(file, dpi=150)
-    return files
+    figure.suptitle(_plain(table.experiment.title + scale), fontsize=10)
+    return figure
 
 
 def _bars(axis: Any, rows: Sequence[TableRow], measure: str) -> None:
@@ -78,4 +91,9 @@ def _legend(axis: Any) -> None:
 
 
 def _name(row: TableRow) -> str:
-    return " · ".join(row.condition.label.values())
+    return _plain(" · ".join(row.condition.label.values()))
+
+
+def _plain(text: str) -> str:
+    """Matplotlib would read what stands between two dollar signs as a formula."""
+    return text.replace("$", r"\$")

@@ -15,11 +15,13 @@ import dspy
 from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.evaluation.experiment import SearchSpec, Step
-from dspy_diffusion_infill.evaluation.journals import Journal, Stop, key_of
+from dspy_diffusion_infill.evaluation.journals import CallsUnderWay, Journal, Stop, key_of
 from dspy_diffusion_infill.evaluation.models import Models
 from dspy_diffusion_infill.evaluation.tasks import Task
 
 Instructions = dict[str, str]
+
+_LONGEST_CALL = 120.0  # seconds that a stopped search waits for answers under way
 
 # COPRO asks for two fields. Of an LM that cannot follow forms all is taken as the instruction.
 _WHOLE_TEXT = TemplateAdapter(
@@ -144,27 +146,40 @@ class PromptSearch:
     def _run(
         self, step: Step, program: dspy.Module, asked: SearchTask, folder: Path
     ) -> dspy.Module:
-        shots, lm = list(asked.shots), self.models.lm(asked.lm, seed=asked.seed)
-        own = self.task.adapter(program) or self.models.adapter(asked.lm)
+        """Runs a step; if it ends early, what it had asked LMs for is still waited for."""
+        lm = self.models.lm(asked.lm, seed=asked.seed)
         if step.kind == "infill":
-            if self.infill is None:
-                raise ValueError("a condition infills, and no infilling optimizer was given")
-            with dspy.context(lm=lm, adapter=own):
-                return self.infill(
-                    program,
-                    shots,
-                    task=self.task,
-                    denoiser=self.models.denoiser(step.by),
-                    prefix=step.prefix,
-                    search=self.search,
-                    threads=self.threads,
-                    seed=asked.seed,
-                    folder=folder,
-                )
-        plain = self.models.spec(step.by).plain_prompts
-        with dspy.context(lm=lm, adapter=_WHOLE_TEXT if plain else dspy.ChatAdapter()):
-            run = self._copro if step.kind == "copro" else self._gepa
-            return run(program, shots, step.by, asked.seed)
+            adapter = self.task.adapter(program) or self.models.adapter(asked.lm)
+        else:
+            plain = self.models.spec(step.by).plain_prompts
+            adapter = _WHOLE_TEXT if plain else dspy.ChatAdapter()
+        calls = CallsUnderWay()
+        callbacks = [*dspy.settings.callbacks, calls]
+        try:
+            with dspy.context(lm=lm, adapter=adapter, callbacks=callbacks):
+                if step.kind == "infill":
+                    return self._infill(step, program, asked, folder)
+                run = self._copro if step.kind == "copro" else self._gepa
+                return run(program, list(asked.shots), step.by, asked.seed)
+        finally:
+            calls.wait(seconds=_LONGEST_CALL)
+
+    def _infill(
+        self, step: Step, program: dspy.Module, asked: SearchTask, folder: Path
+    ) -> dspy.Module:
+        if self.infill is None:
+            raise ValueError("a condition infills, and no infilling optimizer was given")
+        return self.infill(
+            program,
+            asked.shots,
+            task=self.task,
+            denoiser=self.models.denoiser(step.by),
+            prefix=step.prefix,
+            search=self.search,
+            threads=self.threads,
+            seed=asked.seed,
+            folder=folder,
+        )
 
     def _copro(
         self, program: dspy.Module, shots: list[dspy.Example], by: str, seed: int

@@ -1,20 +1,29 @@
 """One of the paper's tables from start to end: data, estimate, run, rendering."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.costs import estimate
-from dspy_diffusion_infill.evaluation.experiment import Experiment, ModelSpec
+from dspy_diffusion_infill.evaluation.experiment import Experiment, ModelSpec, Step
 from dspy_diffusion_infill.evaluation.journals import CallJournal, Journal, Stop
-from dspy_diffusion_infill.evaluation.loading import Examples, load_dataset
+from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.models import Models
 from dspy_diffusion_infill.evaluation.plots import save_plot
 from dspy_diffusion_infill.evaluation.prompt_search import Infill, PromptSearch
+from dspy_diffusion_infill.evaluation.retries import reason_of
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
-from dspy_diffusion_infill.evaluation.runner import Cell, CellResult, Perplexity, Runner
+from dspy_diffusion_infill.evaluation.runner import (
+    PERPLEXITY,
+    Cell,
+    CellResult,
+    Perplexity,
+    Runner,
+)
 from dspy_diffusion_infill.evaluation.tables import Table, make_table
 from dspy_diffusion_infill.evaluation.tasks import Gsm8kTask, HoverTask, JudgeTask, Task
 
@@ -50,8 +59,8 @@ def run_experiment(
     """Runs an experiment, or what is left of it, and writes its table.
 
     The folder ``output`` gets ``<name>.md``, ``.csv``, ``.png`` and ``.svg``, and the journals
-    (``rows.jsonl``, ``prompts.jsonl``, ``calls/``, ``searches/``), with which the same command goes
-    on after a kill.
+    (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``, ``searches/``), with which
+    the same command goes on after a kill.
 
     Args:
         experiment: from ``load_experiment``.
@@ -67,10 +76,45 @@ def run_experiment(
         RunStopped: Ctrl-C or SIGTERM; everything that was answered is kept.
     """
     started, stop = time.perf_counter(), Stop()
+    retries = Journal(output / "retries.jsonl")
+    models = Models(specs, on_retry=_retry_writer(retries, experiment))
+    runner = _runner(experiment, models, stop, data=data, corpus=corpus, output=output, tools=tools)
+    calls = CallJournal(output / "calls", stop)
+    with calls.in_use():
+        _announce(runner, tools.echo)
+        with stop.on_signals():
+            results = runner.run()
+    table = make_table(
+        experiment,
+        runner.task,
+        results,
+        models={name: models.lm(name).model for name in experiment.models},
+        notes=[_retry_note(retries, experiment), *_notes(runner)],
+    )
+    _write(table, results, output)
+    seconds = time.perf_counter() - started
+    tools.echo(table.markdown())
+    tools.echo(
+        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
+        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
+    )
+    return table
+
+
+def _runner(
+    experiment: Experiment,
+    models: Models,
+    stop: Stop,
+    *,
+    data: Path | None,
+    corpus: Path | None,
+    output: Path,
+    tools: Tools,
+) -> Runner:
+    """Data, task and journals put together; no model is loaded."""
     test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
     shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
-    task, models = _task(experiment, data, corpus), Models(specs)
-    calls = CallJournal(output / "calls", stop)
+    task = _task(experiment, data, corpus)
     prompts = PromptSearch(
         task=task,
         models=models,
@@ -81,7 +125,7 @@ def run_experiment(
         threads=experiment.threads,
         stop=stop,
     )
-    runner = Runner(
+    return Runner(
         experiment=experiment,
         task=task,
         models=models,
@@ -93,25 +137,22 @@ def run_experiment(
         stop=stop,
         on_progress=tools.on_progress,
     )
-    with calls.in_use():
-        _announce(runner, tools.echo)
-        with stop.on_signals():
-            results = runner.run()
-    table = make_table(
-        experiment,
-        task,
-        results,
-        models={name: models.lm(name).model for name in experiment.models},
-        notes=_notes(experiment, specs, test, shots),
-    )
-    _write(table, results, output)
-    seconds = time.perf_counter() - started
-    tools.echo(table.markdown())
-    tools.echo(
-        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
-        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
-    )
-    return table
+
+
+def _retry_writer(journal: Journal, experiment: Experiment) -> Callable[[str, Exception], None]:
+    def write(name: str, error: Exception) -> None:
+        value = {"experiment": experiment.name, "reason": reason_of(error)}
+        journal.put(uuid4().hex, f"a call of {name}", value)
+
+    return write
+
+
+def _retry_note(journal: Journal, experiment: Experiment) -> str:
+    """Over all sessions of the run."""
+    mine = [one["reason"] for one in journal.values() if one["experiment"] == experiment.name]
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(mine).items()))
+    why = f" ({reasons})" if mine else ""
+    return f"Calls sent again after an error of the LM's server: {len(mine)}{why}."
 
 
 def _announce(runner: Runner, echo: Callable[[str], None]) -> None:
@@ -137,35 +178,49 @@ def _task(experiment: Experiment, data: Path | None, corpus: Path | None) -> Tas
     return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
 
 
-def _notes(
-    experiment: Experiment, specs: Mapping[str, ModelSpec], test: Examples, shots: Examples
-) -> list[str]:
+def _notes(runner: Runner) -> list[str]:
     """What it was measured on; nothing that changes when the same command is run again."""
+    experiment, test, shots = runner.experiment, runner.test, runner.shots
     num_test = min(len(test), experiment.test.num or len(test))
     num_shots = min(len(shots), experiment.shots.num or len(shots))
     cut = experiment.test.max_chars
     proposers = {
-        step.by: (specs[step.by].denoiser if step.kind == "infill" else specs[step.by].lm)
+        step.by: _proposer(step, runner.models)
         for condition in experiment.conditions
         for step in condition.steps
     }
-    notes = [
+    measured = (
         f"Measured on {num_test} of {len(test)} rows of {_short(test.source)} "
-        f"({experiment.test.split}); prompts searched with {num_shots} shots of "
-        f"{_short(shots.source)} ({experiment.shots.split})."
-        + (f" Texts are cut at {cut} characters." if cut else ""),
+        f"({experiment.test.split})"
+    )
+    if PERPLEXITY in experiment.measures:
+        num_scored = min(num_test, experiment.perplexity_rows or num_test)
+        measured += (
+            f"; perplexity on the first {num_scored} of them, with "
+            f"{experiment.perplexity_samples} draws of masks each"
+        )
+    if any(condition.steps or condition.demos for condition in experiment.conditions):
+        measured += f"; {num_shots} shots of {_short(shots.source)} ({experiment.shots.split})"
+    notes = [
+        f"{measured}." + (f" Texts are cut at {cut} characters." if cut else ""),
         f"Rows dropped by the data set's rule: {test.num_dropped} (test), {shots.num_dropped} "
         "(shots).",
     ]
     if proposers:
         named = ", ".join(f"{name} = {who}" for name, who in proposers.items())
         notes.append(f"Prompts proposed by: {named}.")
+    notes += [f"The paper's figures: {remark}" for remark in experiment.paper_remarks]
     if experiment.scale != "full":
         notes.append(
             f"Scale: {experiment.scale}. This run shows that the machinery works; its figures say "
             "nothing about the paper's models."
         )
     return notes
+
+
+def _proposer(step: Step, models: Models) -> str | None:
+    spec = models.spec(step.by)
+    return spec.denoiser if step.kind == "infill" else spec.lm
 
 
 def _short(source: str) -> str:

@@ -47,8 +47,8 @@ class Row:
         value = self.get(name, (int, float, str), "a number")
         try:
             number = float(value)
-        except ValueError:
-            raise self.error(name, f"must be a number, got {value!r}") from None
+        except (ValueError, OverflowError):
+            raise self.error(name, f"must be a number, got {value!r:.60}") from None
         if not low <= number <= high:
             raise self.error(name, f"must be in {low:g}..{high:g}, got {value!r}")
         return number

@@ -205,6 +205,8 @@ class Runner:
     def _row(self, cell: Cell, program: dspy.Module, example: dspy.Example, key: str) -> None:
         """Asks for one row and journals it; a failed call is counted and leaves nothing."""
         self.stop.check()
+        if self._num_errors > self.experiment.max_errors:
+            return  # another thread has ended the run
         name = cell.condition.model
         adapter = self.task.adapter(program) or self.models.adapter(name)
         try:
@@ -221,7 +223,8 @@ class Runner:
         with self._lock:
             self._num_errors += 1
             self._last_error = error
-            logger.warning("%s: a call failed (%s: %s)", cell, type(error).__name__, error)
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("%s: a call failed (%s: %s)", cell, type(error).__name__, reason)
             if self._num_errors > self.experiment.max_errors:
                 raise ExperimentError(
                     f"more than max_errors={self.experiment.max_errors} calls failed, the last "

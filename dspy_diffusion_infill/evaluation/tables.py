@@ -71,11 +71,11 @@ class Table:
             cells = [row.condition.label.get(name, "") for name in self.experiment.columns]
             for measure in measures:
                 cells += [
-                    ours_text(measure, row.ours[measure]),
+                    ours_text(measure, row.ours[measure], num_runs=len(self.experiment.seeds)),
                     paper_text(measure, row.condition.paper.get(measure)),
                 ]
             lines.append([*cells, row.model])
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        text = "\n".join(_line(line) for line in lines)
         caution = [f"> **{self.experiment.caution}**"] if self.experiment.caution else []
         footer = "\n".join(f"- {note}" for note in self.notes)
         return "\n\n".join([f"# {self.experiment.title}", *caution, text, footer]) + "\n"
@@ -141,17 +141,24 @@ def make_table(
     return Table(experiment, tuple(rows), tuple(footer))
 
 
-def ours_text(measure: str, figure: Spread) -> str:
-    """``0.535 ± 0.007``; with fewer runs than the others have, how many."""
+def ours_text(measure: str, figure: Spread, *, num_runs: int) -> str:
+    """``0.535 ± 0.007``; where it is defined in fewer runs than ``num_runs``, in how many."""
     if figure.mean is None:
         return _NOTHING
-    digits = _DIGITS.get(measure, 3)
-    std = "" if figure.std is None else f" ± {figure.std:.{digits}f}"
-    return f"{figure.mean:.{digits}f}{std}"
+    missing = figure.num_runs < num_runs
+    runs = f" ({figure.num_runs} of {num_runs} runs)" if missing else ""
+    return _number(measure, figure.mean, figure.std) + runs
 
 
 def paper_text(measure: str, figure: PaperFigure | None) -> str:
     """The paper's figure, written as ours."""
-    if figure is None:
-        return _NOTHING
-    return ours_text(measure, Spread(figure.mean, figure.std, 1))
+    return _NOTHING if figure is None else _number(measure, figure.mean, figure.std)
+
+
+def _number(measure: str, mean: float, std: float | None) -> str:
+    digits = _DIGITS.get(measure, 3)
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

@@ -42,6 +42,16 @@ CountTokens = Callable[[str], int]
 class Task(Protocol):
     """What is asked, and what is measured."""
 
+    @property
+    def num_calls(self) -> int:
+        """LM calls that one row takes at most."""
+        ...
+
+    @property
+    def context_chars(self) -> int:
+        """Characters of a prompt, about, that are neither instructions nor the row's."""
+        ...
+
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> dspy.Module:
         """The program of a prompt template as the model needs it, not yet bound to its LM."""
         ...
@@ -84,6 +94,16 @@ class JudgeTask:
     """
 
     spec: JudgeSpec
+
+    @property
+    def num_calls(self) -> int:
+        """All runs with all of their retries."""
+        return self.spec.runs * (self.spec.retries + 1)
+
+    @property
+    def context_chars(self) -> int:
+        """None."""
+        return 0
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> Judge:
         """A judge."""
@@ -188,6 +208,16 @@ class GsmProgram(dspy.Module):
 class Gsm8kTask:
     """GSM8K: exact match of the last number, and how long the prompts are."""
 
+    @property
+    def num_calls(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def context_chars(self) -> int:
+        """None."""
+        return 0
+
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> GsmProgram:
         """The question as it stands."""
         return GsmProgram(template)
@@ -222,8 +252,8 @@ class Gsm8kTask:
     def figures(self, rows: Sequence[RowResult]) -> Figures:
         """Exact match in per cent; ``tokens`` is the mean length of a prompt."""
         return {
-            "em": 100 * _mean(rows, "flexible"),
-            "em_strict": 100 * _mean(rows, "strict"),
+            "em": _mean(rows, "flexible", times=100),
+            "em_strict": _mean(rows, "strict", times=100),
             "tokens": _mean(rows, "tokens"),
         }
 
@@ -244,6 +274,17 @@ class HoverTask:
 
     index: Bm25Index
     num_pages: int = PAGES_PER_HOP
+
+    @property
+    def num_calls(self) -> int:
+        """One of each predictor."""
+        return len(self.program("", ModelSpec(lm="")).predictors())
+
+    @property
+    def context_chars(self) -> int:
+        """The pages of one hop."""
+        pages = self.index.pages
+        return self.num_pages * sum(len(str(page)) for page in pages) // len(pages)
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> HoverProgram:
         """The three-hop program; it has prompts of its own."""
@@ -307,5 +348,6 @@ def shortened(example: dspy.Example, max_chars: int | None) -> dspy.Example:
     return dspy.Example(example, **cut).with_inputs(*example.inputs().keys())
 
 
-def _mean(rows: Sequence[RowResult], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows) if rows else 0.0
+def _mean(rows: Sequence[RowResult], name: str, *, times: float = 1.0) -> float | None:
+    """None where no row was answered."""
+    return times * sum(row[name] for row in rows) / len(rows) if rows else None

@@ -1,13 +1,20 @@
 """Prompt transfer: one program's instructions under several LMs."""
 
+import inspect
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
 from dspy_diffusion_infill.evaluation.statistics import Comparison, compare_means
+
+logger = logging.getLogger(__name__)
+
+Score = Callable[[dspy.Example, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class TransferTable:
             ends = found.interval and f"{found.interval.low:+.3f} to {found.interval.high:+.3f}"
             difference = "" if found.difference is None else f"{found.difference:+.3f}"
             cells = [row.lm, f"{row.mean:.3f}", difference, ends or "", str(row.num_failures)]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
         return "\n".join(lines)
 
 
@@ -61,7 +68,8 @@ def transfer(
 ) -> TransferTable:
     """Measures a program's instructions under other LMs than the one that they were found with.
 
-    The program's own LMs are set aside for the duration of each measurement, and put back.
+    The program's own LMs are set aside for the duration of each measurement, those of its frozen
+    parts included, and put back. While it runs, the program must not be used elsewhere.
 
     Args:
         program: any DSPy program.
@@ -69,18 +77,22 @@ def transfer(
         evalset: examples with inputs set.
         metric: metric(example, prediction, trace=None); higher is better.
         num_threads: of ``dspy.Evaluate``.
-        failure_score: what an example that raised counts.
+        failure_score: what an example counts on which the program or the metric raised.
 
     Raises:
-        ValueError: no LMs or no examples.
+        TypeError: the metric does not take these arguments.
+        ValueError: no LMs, two of one name, no examples, or an example without inputs.
     """
-    named = lms if isinstance(lms, Mapping) else {lm.model: lm for lm in lms}
+    named = _named(lms)
     if not named or not evalset:
         raise ValueError(
             f"transfer needs LMs and examples, got {len(named)} LMs and {len(evalset)} examples"
         )
+    for example in evalset:
+        example.inputs()  # raises where they are not set
+    score = _as_score(metric)
     measured = {
-        name: _measure(program, lm, evalset, metric, num_threads, failure_score)
+        name: _measure(program, name, lm, evalset, score, num_threads, failure_score)
         for name, lm in named.items()
     }
     first, _ = next(iter(measured.values()))
@@ -94,11 +106,43 @@ def transfer(
     )
 
 
+def _named(lms: Mapping[str, dspy.LM] | Sequence[dspy.LM]) -> dict[str, dspy.LM]:
+    if isinstance(lms, Mapping):
+        return dict(lms)
+    twice = [name for name, count in Counter(lm.model for lm in lms).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"several LMs are called {twice[0]!r}: tell them apart, transfer(program, "
+            "{'cold': lm, 'warm': other}, …)"
+        )
+    return {lm.model: lm for lm in lms}
+
+
+def _as_score(metric: Callable[..., Any]) -> Score:
+    """The metric as a function of example and prediction.
+
+    One that requires a trace gets None for it.
+    """
+    for trace in ((), (None,)):
+        try:
+            inspect.signature(metric).bind(None, None, *trace)
+        except TypeError:
+            continue
+        except ValueError:  # some callables written in C have no signature
+            pass
+        return lambda example, prediction: metric(example, prediction, *trace)
+    raise TypeError(
+        "metric must be callable as metric(example, prediction, trace=None), got "
+        f"{getattr(metric, '__name__', type(metric).__name__)}{inspect.signature(metric)}"
+    )
+
+
 def _measure(
     program: dspy.Module,
+    name: str,
     lm: dspy.LM,
     evalset: Sequence[dspy.Example],
-    metric: Callable[..., Any],
+    score: Score,
     num_threads: int | None,
     failure_score: float,
 ) -> tuple[tuple[float, ...], int]:
@@ -110,30 +154,34 @@ def _measure(
         except Exception as error:
             return dspy.Prediction(outcome=None, error=error)
 
-    def score(example: dspy.Example, run: dspy.Prediction) -> float:
-        if "error" in run:
-            failures.append(run.error)
-            return failure_score
+    def scored(example: dspy.Example, run: dspy.Prediction) -> float:
         try:
-            value = metric(example, run.outcome)
+            if "error" in run:
+                raise run.error
+            value = score(example, run.outcome)
+            return float(value.score if isinstance(value, dspy.Prediction) else value)
         except Exception as error:
             failures.append(error)
             return failure_score
-        return float(value.score if isinstance(value, dspy.Prediction) else value)
 
     failures: list[Exception] = []
     evaluate = dspy.Evaluate(
-        devset=list(evalset), metric=score, num_threads=num_threads, display_progress=False
+        devset=list(evalset), metric=scored, num_threads=num_threads, display_progress=False
     )
     with _bound_to(program, lm), dspy.context(lm=lm):
         results = evaluate(run).results  # pyright: ignore[reportArgumentType] - any callable will do
+    if failures:
+        last = f"{type(failures[-1]).__name__}: {failures[-1]}".partition("\n")[0][:120]
+        logger.warning("%s: %d of %d raised, one with %s", name, len(failures), len(results), last)
     return tuple(float(value) for *_, value in results), len(failures)
 
 
 @contextmanager
 def _bound_to(program: dspy.Module, lm: dspy.LM) -> Iterator[None]:
     """Binds every predictor to the LM, and puts the old ones back."""
-    before = [(predictor, predictor.lm) for predictor in program.predictors()]
+    # Not predictors(): it leaves out those of parts that an optimizer has frozen.
+    found = [cast(dspy.Predict, one) for _, one in program.named_sub_modules(dspy.Predict)]
+    before = [(predictor, predictor.lm) for predictor in found]
     try:
         for predictor, _ in before:
             predictor.lm = lm

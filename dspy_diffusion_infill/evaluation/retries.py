@@ -1,0 +1,61 @@
+"""Calls that an LM's server turned down for the moment are sent again, and counted.
+
+DSPy sends them again inside of one call, where nobody can see it.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import LMError, is_retryable_lm_error
+
+_LONGEST_PAUSE = 60.0  # seconds, where the server names none
+
+
+class PatientLM(dspy.LM):
+    """A ``dspy.LM`` that says why it sends a call again; everything else is as DSPy does it."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        on_retry: Callable[[Exception], None],
+        num_retries: int = 3,
+        **options: Any,
+    ) -> None:
+        """Makes the LM; nothing is called.
+
+        Args:
+            model: for ``dspy.LM``.
+            on_retry: told of every error after which a call is sent again.
+            num_retries: how often, for rate limits, timeouts, server errors and lost connections.
+            options: for ``dspy.LM``.
+        """
+        super().__init__(model, num_retries=0, **options)
+        self._patience = num_retries
+        self._on_retry = on_retry
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the LM, again after a pause where that can help."""
+        for attempt in range(self._patience):
+            try:
+                return super().__call__(*args, **kwargs)
+            except LMError as error:
+                if not is_retryable_lm_error(error):
+                    raise
+                self._on_retry(error)
+                time.sleep(_pause(error, attempt))
+        return super().__call__(*args, **kwargs)
+
+
+def reason_of(error: Exception) -> str:
+    """What to count an error as: ``HTTP 429``, else the kind of error."""
+    status = getattr(error, "status", None)
+    return type(error).__name__ if status is None else f"HTTP {status}"
+
+
+def _pause(error: Exception, attempt: int) -> float:
+    """What the server asks for, else 1, 2, 4, … seconds."""
+    asked = getattr(error, "retry_after", None)
+    return min(2.0**attempt, _LONGEST_PAUSE) if asked is None else max(float(asked), 0.0)

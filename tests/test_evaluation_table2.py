@@ -1,0 +1,88 @@
+"""``reproduce table2 --scale smoke`` on SummEval: killed in the middle, the table is the same."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from embedded_pair import needs_embedded_pair
+from loopback import Loopback, loopback, prompt_of
+
+SUMMEVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "summeval_dev"
+FILES = ("table2.md", "table2.csv", "table2_prompts.md")
+NUM_THREADS = 2  # of the smoke scale: calls under way at once
+JOURNALING = 2.0  # seconds that the answers before the kill have to be written down
+
+
+def verdict(number: int, body: dict) -> str:
+    """Readable under all three templates, and a function of the prompt alone."""
+    digest = zlib.crc32(prompt_of(body).encode())
+    return f"It is so. [RESULT] {1 + digest % 9 / 2}"
+
+
+def start(output: Path, url: str) -> subprocess.Popen:
+    """The command as a user would give it, with the LM of the loopback server."""
+    command = [sys.executable, "-c", "from dspy_diffusion_infill.cli import main; main()"]
+    command += ["reproduce", "table2", "--scale", "smoke", "--data", str(SUMMEVAL)]
+    command += ["--output", str(output), "--lm", "openai/loopback", "--api-base", url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    said, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    return said
+
+
+def killed_at(num_calls: int, output: Path) -> Loopback:
+    """A run that is killed when it makes that call; it and all later ones get no answer."""
+    processes: list[subprocess.Popen] = []
+    gone = threading.Event()
+
+    def killing(number: int, body: dict) -> str:
+        if number < num_calls:
+            return verdict(number, body)
+        if number == num_calls:
+            time.sleep(JOURNALING)
+            processes[0].kill()
+            processes[0].wait()
+            gone.set()
+        gone.wait(60)
+        return ""
+
+    with loopback(killing) as server:
+        processes.append(start(output, server.url))
+        processes[0].communicate(timeout=900)
+    assert processes[0].returncode == -signal.SIGKILL
+    return server
+
+
+@pytest.mark.slow
+@needs_embedded_pair
+@pytest.mark.skipif(not SUMMEVAL.is_dir(), reason="needs the shared rows of SummEval")
+def test_table_2_killed_half_way_and_resumed_is_the_same_and_asks_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    with loopback(verdict) as server:
+        said = finish(start(tmp_path / "whole", server.url))
+    whole = [prompt_of(body) for body in server.bodies]
+    assert "12 cells, at most:" in said
+    assert max(Counter(whole).values()) == 1
+    half = len(whole) // 2
+
+    first = [prompt_of(body) for body in killed_at(half, tmp_path / "out").bodies]
+    assert not (tmp_path / "out/table2.md").exists()
+    with loopback(verdict) as server:
+        finish(start(tmp_path / "out", server.url))
+    second = [prompt_of(body) for body in server.bodies]
+
+    for name in FILES:
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    answered, lost = first[:half], first[half:]
+    assert 1 <= len(lost) <= NUM_THREADS
+    assert sorted(answered + second) == sorted(whole)
