@@ -51,10 +51,7 @@ def protected_spans(
 
 
 def generated_text(program: dspy.Module) -> dict[str, list[str]]:
-    """Returns, for each predictor name, the text that ReAct.
-
-    CodeAct or RLM put into its instructions.
-    """
+    """The text that ReAct, CodeAct or RLM put into instructions, by predictor name."""
     found: dict[str, list[str]] = {}
     for prefix, module in program.named_sub_modules():
         kinds = [_AGENT_OPENINGS.get(kind.__name__) for kind in type(module).__mro__]
@@ -86,10 +83,7 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
 
 
 def _template_frame(instructions: str) -> list[Span]:
-    """The lines of a template that hold a placeholder.
-
-    And an answer marker ("Output:") that ends it.
-    """
+    """The lines of a template that hold a placeholder, and an answer marker that ends it."""
     spans, position, holds_placeholder = [], 0, False
     for line in instructions.splitlines(keepends=True):
         if PLACEHOLDER.search(line):

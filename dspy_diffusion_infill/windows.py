@@ -15,10 +15,7 @@ from dspy_diffusion_infill.protection import INFILL_MARK, Span, merge_spans
 
 @dataclass(frozen=True, slots=True, order=True)
 class Piece:
-    """Characters ``start:end`` are taken out (none where they are equal).
-
-    ``num_masks`` masks put in.
-    """
+    """Takes out characters ``start:end`` (none where equal), and puts in ``num_masks`` masks."""
 
     start: int
     end: int

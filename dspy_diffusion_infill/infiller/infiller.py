@@ -1,7 +1,4 @@
-"""From a masked window to proposals: context, tokens, the reverse process, splice (paper.
-
-Section 3.2).
-"""
+"""From a masked window to proposals: context, tokens, reverse process, splice (paper, §3.2)."""
 
 import logging
 import random
@@ -81,9 +78,9 @@ class Infiller:
     def masked_context(
         self, slot: Slot, instructions: str, window: Window, rng: random.Random
     ) -> MaskedContext:
-        """One context whose length fits: examples are dropped first.
+        """One context whose length fits.
 
-        Then long values shortened, instructions never.
+        Examples are dropped first, then long values are shortened; the instructions never are.
         """
         fewest, most = self.examples_per_context
         count = rng.randint(min(fewest, len(slot.examples)), min(most, len(slot.examples)))
@@ -149,10 +146,7 @@ class Infiller:
 def _without_outer_space(
     fills: tuple[str, ...], window: Window, instructions: str
 ) -> tuple[str, ...]:
-    """DSPy reads instructions without white space at both ends.
-
-    What is written must be what is read.
-    """
+    """Without white space at both ends of the instructions: DSPy reads them without it."""
     parts = list(fills)
     if not instructions[: window.pieces[0].start].strip():
         parts[0] = parts[0].lstrip()

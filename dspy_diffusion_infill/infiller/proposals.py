@@ -37,10 +37,7 @@ class Proposal:
 
 
 def find_labels(examples: Sequence[WorkedExample]) -> tuple[str, ...]:
-    """The values of output fields that look like class labels.
-
-    At most 12 short ones that repeat over the examples.
-    """
+    """The values of output fields that look like labels: at most 12 short ones that repeat."""
     labels: list[str] = []
     for name in {name for example in examples for name in example.outputs}:
         values = Counter(
@@ -103,10 +100,7 @@ class ProposalFilter:
 
 
 def is_degenerate(proposal: Proposal, old: str) -> bool:
-    """Empty, broken characters, only punctuation, a token three times in a row.
-
-    Or a stuttered phrase.
-    """
+    """Empty, broken characters, only punctuation, a word thrice in a row, or a stuttered phrase."""
     text = proposal.instructions
     inserted = "".join(proposal.fills)
     if not inserted.strip() or "\ufffd" in inserted or not _WORD.search(inserted):
@@ -120,9 +114,9 @@ def is_degenerate(proposal: Proposal, old: str) -> bool:
 def copies_example(
     inserted: str, old: str, examples: Sequence[WorkedExample], labels: Sequence[str]
 ) -> bool:
-    """Whether the inserted text holds a value of an example, or four words in a row of one.
+    """Whether the inserted text, unlike the old one, holds a value of an example.
 
-    That the old text does not.
+    Or four words in a row of one.
     """
     known = {_folded(label) for label in labels}
     new_words, new_text, old_text = _WORD.findall(inserted.lower()), _padded(inserted), _padded(old)

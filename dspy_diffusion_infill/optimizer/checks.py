@@ -51,10 +51,7 @@ def check_examples(examples: Any, student: dspy.Module, *, name: str) -> list[ds
 
 
 def check_metric(metric: Any) -> Callable[..., Any]:
-    """Raises TypeError unless the metric takes (example.
-
-    Prediction) and at most optional arguments more.
-    """
+    """Raises TypeError unless the metric takes an example, a prediction, and optional arguments."""
     if not callable(metric):
         raise TypeError(
             "metric must be a function metric(example, prediction, trace=None), "
@@ -151,9 +148,9 @@ def check_example_range(bounds: Any) -> None:
 
 
 def check_names(names: Any) -> tuple[str, ...] | None:
-    """The predictor names as a tuple; a single string, which would be read letter by letter.
+    """The predictor names as a tuple.
 
-    Is refused.
+    A single string, which would be read letter by letter, is refused.
     """
     if names is None:
         return None

@@ -68,17 +68,16 @@ class DiffusionInfill(Teleprompter):
 
         Args:
             metric: metric(example, prediction, trace=None) -> float, bool or
-                ``Prediction(score=…)``; higher is better.
-                None is exact match over the output fields that the examples label.
+                ``Prediction(score=…)``; higher is better. None is exact match over the output
+                fields that the examples label.
             denoiser: a name for ``load_denoiser``, a denoiser, or None for the default one.
             window: tokens of the instructions that are taken out at a time.
             stride: tokens from one window to the next, 1..window.
             mask: mask tokens that are put in for a whole window; other than ``window`` lets the
-                text grow or shrink.
-                Several numbers take turns from sweep to sweep.
+                text grow or shrink. Several numbers take turns from sweep to sweep.
             masking: another scheme in place of the three above: ``Prefix(128)``, or your own.
-                Instructions that hold
-                marks such as ``[[infill:32]]`` are filled at the marks and nowhere else.
+                Instructions that hold marks such as ``[[infill:32]]`` are filled at the marks and
+                nowhere else.
             sweeps: passes over all windows.
             num_proposals: proposals for each window and sweep.
             num_validated: with guidance, how many of them are validated, the likeliest first.
@@ -92,9 +91,8 @@ class DiffusionInfill(Teleprompter):
             protect: strings and regular expressions that are never masked, beside placeholders and
                 field names.
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
-                program's LM where it can
-                say it, else under the denoiser; a ``ResponseScorer`` is used as it is; None is the
-                paper's procedure.
+                program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
+                used as it is; None is the paper's procedure.
             validation_lm: the LM that trials are run with, in place of the program's own, which the
                 result has again; None is the program's own.
             num_threads: threads of ``dspy.Evaluate``.
@@ -172,8 +170,8 @@ class DiffusionInfill(Teleprompter):
 
         Returns:
             A copy of the student with the best instructions found, and ``detailed_results``,
-            ``candidate_programs``
-            (score and program, best first) and ``total_calls`` (program runs).
+            ``candidate_programs`` (score and program, best first) and ``total_calls`` (program
+            runs).
 
         Raises:
             TypeError: student, data, metric or teacher are of the wrong type.

@@ -1,8 +1,7 @@
 """Likelihood guidance: how likely the gold responses are under new instructions.
 
 A metric on 16 examples is flat over most edits. The likelihood of the gold responses is not; it
-screens proposals
-before a metric call is spent, and decides ties. Acceptance stays with the metric.
+screens proposals before a metric call is spent, and decides ties. Acceptance stays with the metric.
 """
 
 import math
@@ -27,10 +26,7 @@ class Gain:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the mean is above its standard error.
-
-        A gain on one or two examples alone is not.
-        """
+        """Whether the mean is above its standard error: a gain on one or two examples is not."""
         return self.mean > self.standard_error
 
 
@@ -47,9 +43,9 @@ class Guide:
     max_examples: int = 32
 
     def log_likelihoods(self, slot: Slot, texts: Sequence[str]) -> list[tuple[float, ...]]:
-        """Total log-likelihood of each example's gold response under each of the instructions.
+        """Log-likelihood (nats) of each example's gold response under each of the instructions.
 
-        In nats. All are asked for at once, so that a scorer can share what the prompts share.
+        All are asked for at once, so that a scorer can share what the prompts share.
         """
         examples = slot.examples[: self.max_examples]
         pairs = [_pair(slot, text, example) for text in texts for example in examples]

@@ -1,7 +1,4 @@
-"""The search: sweeps over predictors and windows, proposals, trials (paper.
-
-Sections 3.2 and 5.3).
-"""
+"""The search: sweeps over predictors and windows, proposals, trials (paper, §3.2 and §5.3)."""
 
 import logging
 import random
@@ -201,10 +198,7 @@ class Search:
     def _screen(
         self, target: Target, proposals: list[Proposal]
     ) -> list[tuple[Proposal, Gain | None, tuple[float, ...] | None]]:
-        """Without guidance, all; with it, those that make the gold responses likelier.
-
-        The likeliest first.
-        """
+        """Without guidance all; with it those that make gold responses likelier, best first."""
         if self.guide is None or target.log_likelihoods is None:
             return [(proposal, None, None) for proposal in proposals]
         scored = []
@@ -231,10 +225,7 @@ class Search:
         return [tuple(self.journal.get(*key) or ()) for key in keys]
 
     def _validate(self, target: Target, proposal: Proposal) -> Evaluation | None:
-        """The evaluation of the best program with this proposal in it.
-
-        None if the budget does not allow it.
-        """
+        """Evaluates the best program with this proposal in it; None where no budget is left."""
         if not self.validator.room_for(len(self.valset)):
             return None
         changes = {**self.instructions(), target.slot.name: proposal.instructions}
@@ -250,9 +241,9 @@ class Search:
 
 
 def is_better(new: Evaluation, best: Evaluation, gain: Gain | None) -> bool:
-    """The metric decides; on a tie the original stays.
+    """The metric decides.
 
-    Unless the gold responses became clearly likelier.
+    On a tie the original stays, unless the gold responses became clearly likelier.
     """
     difference = sum(new.scores) - sum(best.scores)
     if abs(difference) > 1e-9:

@@ -204,10 +204,7 @@ class Setup:
         )
 
     def _candidates(self, search: Search | None) -> list[dict[str, Any]]:
-        """Programs of the student and of every trial, best first.
-
-        As DSPy's other optimizers give them.
-        """
+        """The programs of student and trials, best first, as DSPy's other optimizers give them."""
         if search is None or self.baseline is None:
             return []
         rows: list[tuple[float, dspy.Module]] = [(self.baseline.mean, copy_program(self.base))]

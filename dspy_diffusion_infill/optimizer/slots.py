@@ -16,10 +16,7 @@ logger = logging.getLogger(__name__)
 def needs_traces(
     program: dspy.Module, names: Sequence[str], examples: Sequence[dspy.Example]
 ) -> bool:
-    """Whether some predictor's inputs or outputs are not all in the examples.
-
-    So that the program must be run for them.
-    """
+    """Whether the program must be run for inputs or outputs that the examples do not label."""
     for name, predictor in program.named_predictors():
         if name in names and any(_labelled(predictor, example) is None for example in examples):
             return True
@@ -59,10 +56,7 @@ def make_slots(
 
 
 def _labelled(predictor: dspy.Predict, example: dspy.Example) -> WorkedExample | None:
-    """The worked example that the labels alone give.
-
-    None where an input or an output is missing.
-    """
+    """The worked example that the labels alone give; None where a field is missing."""
     signature = signature_of(predictor)
     if not all(name in example for name in signature.fields):
         return None
@@ -92,9 +86,9 @@ def _worked_example(
 
 
 def _good_runs(traced: Evaluation | None) -> set[int]:
-    """Runs that did not raise and scored at least the average of those, if that is above zero.
+    """Of the runs that did not raise, those that scored at least the average of them.
 
-    Else all that did not raise.
+    All of them where that average is not above zero.
     """
     if traced is None:
         return set()
