@@ -1,9 +1,8 @@
 """Windows: the spans of the instructions that are masked, cut on the denoiser's tokens.
 
 A window says which characters are taken out and how many mask tokens are put in their place; these
-are two numbers
-(paper, appendix E). It has several pieces where several spans are filled at once (paper, appendix
-J.2).
+are two numbers (paper, appendix E). It has several pieces where several spans are filled at once
+(paper, appendix J.2).
 """
 
 from collections.abc import Sequence
@@ -87,10 +86,9 @@ class Masking(Protocol):
 class SlidingWindow:
     """Windows of ``window`` tokens, every ``stride`` tokens (paper, appendix E).
 
-    ``mask`` masks are put in for each.
-    A run of free tokens that is shorter than the window is one window, and its masks shrink with
-    it. The last window
-    of a run ends where the run ends, so every free token is in a window.
+    ``mask`` masks are put in for each. A run of free tokens that is shorter than the window is one
+    window, and its masks shrink with it. The last window of a run ends where the run ends, so every
+    free token is in a window.
     """
 
     window: int = 8
@@ -98,9 +96,11 @@ class SlidingWindow:
     mask: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("window", "mask"):
+        for name in ("window", "stride", "mask"):
             value = getattr(self, name)
-            if value < 1:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be a whole number of tokens, got {name}={value!r}")
+            if name != "stride" and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {name}={value}")
         if not 1 <= self.stride <= self.window:
             raise ValueError(f"stride must be in 1..window={self.window}, got stride={self.stride}")

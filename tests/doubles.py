@@ -34,6 +34,10 @@ class WordDenoiser:
         ids = tuple(self.vocabulary.setdefault(m[0], len(self.vocabulary)) for m in found)
         return Encoding(ids, tuple(m.span() for m in found))
 
+    def num_tokens(self, text: str) -> int:
+        """With every mask as one token."""
+        return len(self.encode(text.replace("<MASK>", "")).input_ids) + text.count("<MASK>")
+
     def decode(self, input_ids: Sequence[int]) -> str:
         texts = {number: text for text, number in self.vocabulary.items()}
         return "".join(texts.get(number, "<MASK>") for number in input_ids)

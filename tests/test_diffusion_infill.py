@@ -80,9 +80,15 @@ def test_equal_seeds_give_equal_results(seed):
 
 
 def test_every_edit_lies_inside_its_window():
-    for trial in compile_with(sweeps=2).detailed_results.trials:
-        assert trial.new_text in trial.instructions
-        assert trial.start <= trial.end
+    results = compile_with(sweeps=2).detailed_results
+    texts = [results.instructions_before["self"]]
+    assert results.trials
+    for trial in results.trials:
+        fits = [t for t in texts if t[trial.start : trial.end] == trial.old_text]
+        spliced = [t[: trial.start] + trial.new_text + t[trial.end :] for t in fits]
+        assert trial.instructions in spliced
+        if trial.accepted:
+            texts.append(trial.instructions)
 
 
 def test_guidance_crosses_a_plateau_that_the_metric_alone_does_not():
@@ -315,8 +321,9 @@ def test_contexts_that_do_not_fit_lose_examples_and_then_characters(caplog):
         results = compile_with(rows=rows, denoiser=denoiser, max_metric_calls=9).detailed_results
     assert results.trials
     assert caplog.text.count("values are cut") == 1
-    assert all(len(denoiser.encode(text).input_ids) <= 230 for text in denoiser.seen)
-    assert all("tell us the colour" in text or "<MASK>" in text for text in denoiser.seen)
+    assert all(denoiser.num_tokens(text) <= 220 for text in denoiser.seen)
+    parts = [text.partition("Text: ") for text in denoiser.seen]
+    assert all("…" not in instructions and "…" in row for instructions, _, row in parts)
 
 
 BAD = {
@@ -364,7 +371,16 @@ BAD = {
         "does not cover the first evaluations",
     ),
     "examples_per_context": (dict(examples_per_context=(3, 1)), ValueError, "1 <= fewest <= most"),
-    "teacher": (dict(protect=[3]), TypeError, "protect must hold strings"),
+    "protect": (dict(protect=[3]), TypeError, "protect must hold strings"),
+    "no predictors": (dict(predictors=[]), ValueError, "must name at least one predictor"),
+    "max_errors as text": (dict(max_errors="3"), TypeError, "max_errors must be a whole number"),
+    "no failure_score": (dict(failure_score=None), TypeError, "failure_score must be a finite"),
+    "half a token": (dict(window=8.5), TypeError, "window must be a whole number of tokens"),
+    "a row that cannot be rendered": (
+        dict(rows=[*ROWS, dspy.Example(text="number 9 is red", colour=None).with_inputs("text")]),
+        ValueError,
+        "cannot render the trainset's example",
+    ),
 }
 
 
@@ -375,6 +391,12 @@ def test_bad_input_is_one_clear_error_before_any_call(name):
     with pytest.raises(kind, match=re.escape(message)):
         compile_with(lm=lm, **options)
     assert engine.prompts == []
+
+
+def test_a_teacher_that_is_no_program_is_refused_before_a_denoiser_is_loaded():
+    lm, _ = rule_lm(answer_if_told_briefly)
+    with dspy.context(lm=lm), pytest.raises(TypeError, match=r"teacher must be a dspy\.Module"):
+        DiffusionInfill(denoiser="no/such").compile(program(), ROWS, teacher="me")
 
 
 def test_no_lm_is_said_before_any_call():

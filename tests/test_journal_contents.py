@@ -43,7 +43,7 @@ def test_the_journal_of_a_search_holds_no_row_and_no_instructions(tmp_path):
     assert not any(row.text in text for row in SECRET)
     assert better.signature.instructions not in text and "Read what the customer" not in text
     header, *entries = map(json.loads, text.splitlines())
-    assert "colour that" in header["identity"]["options"]
+    assert ["colour that"] in header["identity"]["options"]
     assert {entry["about"] for entry in entries} == {"baseline", "proposals", "trial"}
 
 

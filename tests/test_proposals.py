@@ -5,6 +5,7 @@ from dspy_diffusion_infill.infiller.proposals import (
     Proposal,
     ProposalFilter,
     adds_some_labels,
+    copies_example,
     find_labels,
 )
 from dspy_diffusion_infill.windows import Piece, Window
@@ -68,12 +69,25 @@ def test_a_proposal_is_let_through_once_and_every_drop_is_counted():
 
 
 def test_labels_are_short_values_that_repeat():
-    assert find_labels(EXAMPLES) == ("negative", "positive")
+    assert find_labels(EXAMPLES) == (("negative", "positive"),)
     free = [WorkedExample({}, {"answer": str(k)}) for k in range(8)]
     assert find_labels(free) == ()
 
 
 def test_labels_that_were_there_before_may_stay_alone():
-    assert not adds_some_labels("say negative now", "is it negative?", ("negative", "positive"))
-    assert adds_some_labels("say positive now", "is it negative?", ("negative", "positive")) is True
-    assert not adds_some_labels("positive, negative", "label it", ("negative", "positive"))
+    labels = (("negative", "positive"),)
+    assert not adds_some_labels("say negative now", "is it negative?", labels)
+    assert adds_some_labels("say positive now", "is it negative?", labels) is True
+    assert not adds_some_labels("positive, negative", "label it", labels)
+
+
+def test_labels_of_one_field_may_come_without_those_of_another():
+    labels = (("bad", "good"), ("de", "en"))
+    assert not adds_some_labels("is it good or bad?", "judge it", labels)
+    assert adds_some_labels("is it good or bad, in en", "judge it", labels)
+
+
+def test_words_that_the_old_text_already_took_from_an_example_may_stay():
+    rows = [WorkedExample({"text": "the staff were so kind to us"}, {"label": "positive"})]
+    assert copies_example("say the staff were so kind", "judge it", rows, ())
+    assert not copies_example("the staff were so kind", "the staff were so kind, or?", rows, ())

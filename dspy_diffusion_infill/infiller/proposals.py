@@ -16,6 +16,8 @@ Reason = Literal[
 _WORD = re.compile(r"\w+")
 _MAX_LABELS = 12
 
+Labels = tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -36,16 +38,16 @@ class Proposal:
     confidence: float
 
 
-def find_labels(examples: Sequence[WorkedExample]) -> tuple[str, ...]:
-    """The values of output fields that look like labels: at most 12 short ones that repeat."""
-    labels: list[str] = []
-    for name in {name for example in examples for name in example.outputs}:
+def find_labels(examples: Sequence[WorkedExample]) -> tuple[Labels, ...]:
+    """The values of each output field that look like labels: at most 12 short ones that repeat."""
+    labels: list[Labels] = []
+    for name in sorted({name for example in examples for name in example.outputs}):
         values = Counter(
             str(example.outputs[name]) for example in examples if name in example.outputs
         )
         repeats = len(values) <= min(_MAX_LABELS, sum(values.values()) / 2)
         if repeats and all(0 < len(value) <= 40 for value in values):
-            labels += sorted(values)
+            labels.append(tuple(sorted(values)))
     return tuple(labels)
 
 
@@ -55,12 +57,13 @@ class ProposalFilter:
 
     Attributes:
         examples: the worked examples whose text no proposal may copy.
-        labels: class labels; a proposal that adds some of them but not all is dropped.
+        labels: class labels of each field; a proposal that adds some of one field's but not all of
+            them is dropped.
         counts: how many proposals were dropped for each reason.
     """
 
     examples: tuple[WorkedExample, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Labels, ...]
     counts: Counter[str]
     seen: set[tuple[str, str]]
 
@@ -80,6 +83,10 @@ class ProposalFilter:
             self.seen.add((proposal.predictor, _folded(proposal.instructions)))
             kept.append(proposal)
         return kept
+
+    def forget(self, proposal: Proposal) -> None:
+        """Lets a proposal pass again that was let through and then not tried."""
+        self.seen.discard((proposal.predictor, _folded(proposal.instructions)))
 
     def reason_against(self, proposal: Proposal, old: str) -> Reason | None:
         """Why a proposal is worthless; None where nothing speaks against it."""
@@ -112,15 +119,15 @@ def is_degenerate(proposal: Proposal, old: str) -> bool:
 
 
 def copies_example(
-    inserted: str, old: str, examples: Sequence[WorkedExample], labels: Sequence[str]
+    inserted: str, old: str, examples: Sequence[WorkedExample], labels: Sequence[Labels]
 ) -> bool:
     """Whether the inserted text, unlike the old one, holds a value of an example.
 
     Or four words in a row of one.
     """
-    known = {_folded(label) for label in labels}
-    new_words, new_text, old_text = _WORD.findall(inserted.lower()), _padded(inserted), _padded(old)
-    grams = {tuple(new_words[k : k + 4]) for k in range(len(new_words) - 3)}
+    known = {_folded(label) for group in labels for label in group}
+    new_text, old_text = _padded(inserted), _padded(old)
+    grams = _grams(inserted) - _grams(old)
     for value in (str(v) for example in examples for v in _values(example)):
         short = _folded(value)
         if (
@@ -130,17 +137,20 @@ def copies_example(
             and f" {short} " not in old_text
         ):
             return True
-        words = _WORD.findall(value.lower())
-        if any(tuple(words[k : k + 4]) in grams for k in range(len(words) - 3)):
+        if grams & _grams(value):
             return True
     return False
 
 
-def adds_some_labels(new: str, old: str, labels: Sequence[str]) -> bool:
-    """Whether a text names labels that the old one did not, and yet not all of them."""
-    present = {label for label in labels if f" {_folded(label)} " in _padded(new)}
-    before = {label for label in labels if f" {_folded(label)} " in _padded(old)}
-    return bool(present - before) and present != set(labels)
+def adds_some_labels(new: str, old: str, labels: Sequence[Labels]) -> bool:
+    """Whether a text names labels of a field that the old one did not, and yet not all of them."""
+    new_text, old_text = _padded(new), _padded(old)
+    for group in labels:
+        present = {label for label in group if f" {_folded(label)} " in new_text}
+        before = {label for label in group if f" {_folded(label)} " in old_text}
+        if present - before and present != set(group):
+            return True
+    return False
 
 
 def _values(example: WorkedExample) -> list[object]:
@@ -151,6 +161,12 @@ def _values(example: WorkedExample) -> list[object]:
         for value in mapping.values()
         if isinstance(value, str | int | float)
     ]
+
+
+def _grams(text: str) -> set[tuple[str, ...]]:
+    """Every four words in a row."""
+    words = _WORD.findall(text.lower())
+    return {tuple(words[k : k + 4]) for k in range(len(words) - 3)}
 
 
 def _folded(text: str) -> str:

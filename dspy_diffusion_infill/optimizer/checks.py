@@ -1,6 +1,7 @@
 """Checks of what the user hands in, all before the first LM call."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -127,6 +128,24 @@ def check_counts(*, max_metric_calls: int | None, **counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {name}={value}")
 
 
+def check_max_errors(max_errors: Any) -> int | None:
+    """Raises unless it is None or a whole number of at least 0."""
+    if max_errors is None:
+        return None
+    if isinstance(max_errors, bool) or not isinstance(max_errors, int):
+        raise TypeError(f"max_errors must be a whole number or None, got {_shown(max_errors)}")
+    if max_errors < 0:
+        raise ValueError(f"max_errors must be 0 or more, got max_errors={max_errors}")
+    return max_errors
+
+
+def check_failure_score(score: Any) -> float:
+    """Raises unless it is a finite number."""
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise TypeError(f"failure_score must be a finite number, got {_shown(score)}")
+    return float(score)
+
+
 def check_masks(mask: Any) -> tuple[int, ...]:
     """The numbers of masks as a tuple; a single number is one."""
     numbers = (mask,) if isinstance(mask, int) else tuple(mask)
@@ -158,7 +177,9 @@ def check_names(names: Any) -> tuple[str, ...] | None:
         raise TypeError(
             f"predictors must be a list of names, got the string {names!r}: write [{names!r}]"
         )
-    return tuple(names)
+    if not (listed := tuple(names)):
+        raise ValueError("predictors must name at least one predictor, or be None for all, got []")
+    return listed
 
 
 def check_protect(protect: Any) -> tuple[str | re.Pattern[str], ...]:

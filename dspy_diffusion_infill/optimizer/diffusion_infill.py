@@ -97,6 +97,7 @@ class DiffusionInfill(Teleprompter):
                 result has again; None is the program's own.
             num_threads: threads of ``dspy.Evaluate``.
             max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
+                Answers that the adapter cannot parse count as failures, but not against this limit.
             failure_score: what a failing example scores.
             seed: decides every random choice; equal seeds give equal instructions.
             log_dir: a folder for the journal; ``compile`` with the same folder goes on where it was
@@ -129,16 +130,14 @@ class DiffusionInfill(Teleprompter):
             raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
         self.guidance = guidance
         self.validation_lm = checks.check_lm(validation_lm)
-        self.num_threads, self.max_errors, self.failure_score = (
-            num_threads,
-            max_errors,
-            failure_score,
-        )
+        self.num_threads, self.max_errors = num_threads, checks.check_max_errors(max_errors)
+        self.failure_score = checks.check_failure_score(failure_score)
         self.seed, self.log_dir, self.display_progress = seed, log_dir, display_progress
+        self._loaded: tuple[str | None, Denoiser] | None = None
 
     def get_params(self) -> dict[str, Any]:
         """A copy of the options, which loggers may change."""
-        return dict(self.__dict__)
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def estimate(
         self,
@@ -178,13 +177,14 @@ class DiffusionInfill(Teleprompter):
             ValueError: data without inputs or labels, unknown predictor, no LM: all before any
                 call.
             TooManyErrors: more than ``max_errors`` examples of one evaluation failed; holds the
-                best program so far.
+                best program so far. So does whatever else ends the search, Ctrl-C included: in
+                its attributes ``best_program`` and ``detailed_results``.
         """
         setup = self._set_up(student, trainset, teacher, valset)
+        cost = estimate(setup.check())
+        logger.info("DiffusionInfill: %s", cost)
         search: Search | None = None
         try:
-            cost = estimate(setup.search(None))
-            logger.info("DiffusionInfill: %s", cost)
             search = setup.search(setup.first_evaluations())
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
                 search.run()
@@ -193,6 +193,11 @@ class DiffusionInfill(Teleprompter):
             raise TooManyErrors(
                 str(error), best_program=best, detailed_results=results_of(best)
             ) from error
+        except (Exception, KeyboardInterrupt) as error:
+            vars(error)["best_program"] = best = self._result(setup, search, student)
+            vars(error)["detailed_results"] = results_of(best)
+            logger.warning("the search was cut off; its best program is .best_program of the error")
+            raise
         return self._result(setup, search, student)
 
     def _set_up(
@@ -209,15 +214,13 @@ class DiffusionInfill(Teleprompter):
         names = chosen_predictors(student, self.predictors)
         train = checks.check_examples(trainset, student, name="trainset")
         val = train if valset is None else checks.check_examples(valset, student, name="valset")
+        val = train if val == train else val
+        teacher = checks.check_teacher(teacher)
         metric = self._metric_for(student, [*train, *val])
-        denoiser = (
-            load_denoiser(self.denoiser)
-            if self.denoiser is None or isinstance(self.denoiser, str)
-            else self.denoiser
-        )
+        denoiser = self._denoiser()
         return Setup(
             student=student,
-            teacher=checks.check_teacher(teacher),
+            teacher=teacher,
             trainset=train,
             valset=val,
             names=names,
@@ -236,6 +239,14 @@ class DiffusionInfill(Teleprompter):
             ),
             log_dir=self.log_dir,
         )
+
+    def _denoiser(self) -> Denoiser:
+        """The denoiser; one that was named is loaded once for ``estimate`` and ``compile``."""
+        if self.denoiser is not None and not isinstance(self.denoiser, str):
+            return self.denoiser
+        if self._loaded is None or self._loaded[0] != self.denoiser:
+            self._loaded = (self.denoiser, load_denoiser(self.denoiser))
+        return self._loaded[1]
 
     def _result(self, setup: Setup, search: Search | None, student: dspy.Module) -> dspy.Module:
         """The best program, bound to the LMs that the student is bound to."""

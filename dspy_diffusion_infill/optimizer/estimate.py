@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
+from dspy_diffusion_infill.infiller.scoring import DenoiserScorer
 from dspy_diffusion_infill.optimizer.search import Search, Target
 
 _CHARS_PER_TOKEN = 4  # English text under the usual tokenizers
@@ -19,7 +20,8 @@ class CostEstimate:
         metric_calls: program runs, the first evaluation included.
         lm_calls: calls of the program's LM; a program with loops may make more.
         lm_tokens: prompt tokens of these calls, at four characters a token.
-        denoiser_passes: forward passes over one context each.
+        denoiser_passes: forward passes over one context each; those of guidance too, where the
+            denoiser says how likely responses are.
     """
 
     num_windows: int
@@ -43,7 +45,7 @@ def estimate(search: Search) -> CostEstimate:
         [window for target in search.targets.values() for window in search.windows_of(target, k)]
         for k in range(options.sweeps)
     ]
-    validated = options.num_proposals
+    validated = num_proposals = options.num_proposals
     if search.guide is not None:
         validated = min(validated, options.num_validated)
     trials = sum(map(len, sweeps)) * validated
@@ -52,14 +54,23 @@ def estimate(search: Search) -> CostEstimate:
         runs = min(runs, limit)
     steps = search.infiller.sampling.steps
     passes = sum(min(steps, window.num_masks) for sweep in sweeps for window in sweep)
+    scored = sum(map(len, sweeps)) * num_proposals + len(search.targets)
     predictors = search.student.predictors()
     return CostEstimate(
         num_windows=len(sweeps[0]),
         metric_calls=runs,
         lm_calls=runs * len(predictors),
         lm_tokens=runs * sum(map(_prompt_tokens, search.targets.values())),
-        denoiser_passes=passes * options.num_proposals,
+        denoiser_passes=passes * num_proposals + scored * _passes_a_text(search),
     )
+
+
+def _passes_a_text(search: Search) -> int:
+    """Denoiser passes that guidance takes to score one text."""
+    if search.guide is None or not isinstance(scorer := search.guide.scorer, DenoiserScorer):
+        return 0
+    num_examples = max((len(t.slot.examples) for t in search.targets.values()), default=0)
+    return min(num_examples, search.guide.max_examples) * (scorer.num_samples or 1)
 
 
 def _prompt_tokens(target: Target) -> int:

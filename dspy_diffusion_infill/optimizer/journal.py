@@ -1,10 +1,8 @@
 """A journal of everything that cost something, so that a crash at 80 % costs nothing twice.
 
 One JSON object a line, written and flushed as it happens. ``compile`` with the same ``log_dir``
-replays it: scores and
-proposals that stand in the journal are read, not paid for again. The search being deterministic, it
-arrives where it
-was, and goes on.
+replays it: scores and proposals that stand in the journal are read, not paid for again. The search
+being deterministic, it arrives where it was, and goes on.
 """
 
 import hashlib
@@ -45,11 +43,10 @@ class Journal:
 
     def _read(self, header: dict[str, Any]) -> None:
         assert self.path is not None
-        text = self.path.read_text(encoding="utf-8")
-        complete, _, torn = text.rpartition("\n")
+        # As bytes: texts may hold other line breaks, and a torn line may end inside a character.
+        *lines, torn = self.path.read_bytes().split(b"\n")
         if torn:  # the last line was being written when the process died
-            self.path.write_text(complete + "\n" if complete else "", encoding="utf-8")
-        lines = complete.splitlines()
+            self.path.write_bytes(b"".join(line + b"\n" for line in lines))
         if not lines:
             self._append({"identity": header})
             return
@@ -85,10 +82,10 @@ def key_of(*parts: Any) -> str:
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The scores and failures; traces are not written."""
-    return {"scores": list(evaluation.scores), "num_failures": evaluation.num_failures}
+    return {"scores": list(evaluation.scores), "failures": list(evaluation.failures)}
 
 
 def evaluation_from_json(value: dict[str, Any]) -> Evaluation:
     """An evaluation without traces."""
     scores: Sequence[float] = value["scores"]
-    return Evaluation(tuple(scores), (None,) * len(scores), value["num_failures"])
+    return Evaluation(tuple(scores), (None,) * len(scores), tuple(value["failures"]))

@@ -5,13 +5,16 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import dspy
 
 from dspy_diffusion_infill.contexts import Slot
+from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
 from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, gain_over
+from dspy_diffusion_infill.optimizer.identity import identity_of
 from dspy_diffusion_infill.optimizer.journal import (
     Journal,
     evaluation_from_json,
@@ -46,6 +49,11 @@ class SearchOptions:
     protect: Protect
     seed: int
 
+    def identity(self) -> list[Any]:
+        """What a journal knows the options by; a masking of the user's own by what it says."""
+        plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
+        return [*plain, identity_of(self.maskings), [str(entry) for entry in self.protect]]
+
 
 @dataclass(slots=True)
 class Target:
@@ -58,6 +66,8 @@ class Target:
         marked: the marked window, if the instructions had marks.
         filter: drops worthless proposals.
         log_likelihoods: of the gold responses under ``text``; None without guidance.
+        position: where the window that was tried last begins; -1 where the next sweep begins at
+            the start of the text.
     """
 
     slot: Slot
@@ -66,6 +76,7 @@ class Target:
     marked: Window | None
     filter: ProposalFilter
     log_likelihoods: tuple[float, ...] | None = None
+    position: int = -1
 
 
 @dataclass(slots=True)
@@ -105,13 +116,14 @@ class Search:
     out_of_budget: bool = False
 
     def run(self) -> None:
-        """Sweeps until all are done, the budget is spent, or nothing can get better."""
+        """Sweeps until all are done or the budget is spent."""
         for target in self.targets.values():
             if self.guide is not None:
                 (target.log_likelihoods,) = self._log_likelihoods(target, [target.text])
+        num_windows = self.num_windows()
         for sweep in range(self.options.sweeps):
-            for target in self.targets.values():
-                self._sweep(target, sweep)
+            for name, target in self.targets.items():
+                self._sweep(target, sweep, num_windows[name, sweep])
                 if self.out_of_budget:
                     logger.info("max_metric_calls=%s is spent", self.validator.max_metric_calls)
                     return
@@ -142,15 +154,39 @@ class Search:
         masking = self.options.maskings[sweep % len(self.options.maskings)]
         return masking.windows(target.text, offsets, spans)
 
-    def _sweep(self, target: Target, sweep: int) -> None:
-        """Left to right; after an accepted edit, on over the new text from the same place."""
-        position = -1
-        while not self.out_of_budget:
-            ahead = [w for w in self.windows_of(target, sweep) if w.start > position]
-            if not ahead:
+    def num_windows(self) -> dict[tuple[str, int], int]:
+        """How many windows each sweep tries at most, by predictor and sweep: those of the start."""
+        return {
+            (name, sweep): len(self.windows_of(target, sweep))
+            for name, target in self.targets.items()
+            for sweep in range(self.options.sweeps)
+        }
+
+    def _sweep(self, target: Target, sweep: int, num_windows: int) -> None:
+        """Left to right; after an accepted edit, on over the new text from the same place.
+
+        Edits can make the text longer. A sweep still tries no more windows than were estimated, and
+        the next one goes on where this one stopped.
+        """
+        for _ in range(num_windows):
+            windows = self.windows_of(target, sweep)
+            window = next((w for w in windows if w.start > target.position), None)
+            if window is None:
+                break
+            target.position = window.start
+            try:
+                self._try_window(target, window, sweep)
+            except ContextTooLongError as error:
+                if not self.trials:
+                    raise
+                logger.warning("a sweep ends early: %s", error)
+                break
+            if self.out_of_budget:
                 return
-            position = ahead[0].start
-            self._try_window(target, ahead[0], sweep)
+        else:
+            if any(w.start > target.position for w in self.windows_of(target, sweep)):
+                return
+        target.position = -1
 
     def _try_window(self, target: Target, window: Window, sweep: int) -> None:
         old = target.text
@@ -209,8 +245,10 @@ class Search:
                 scored.append((proposal, gain, log_likelihoods))
         scored.sort(key=lambda item: -item[1].mean)
         chosen = scored[: self.options.num_validated]
+        for proposal, *_ in scored[len(chosen) :]:  # outranked here, and welcome in a later sweep
+            target.filter.forget(proposal)
         self.screened += len(proposals) - len(chosen)
-        return list(chosen)
+        return chosen
 
     def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """Of the gold responses under each text; from the journal where it has them."""
@@ -231,10 +269,9 @@ class Search:
         changes = {**self.instructions(), target.slot.name: proposal.instructions}
         key = ("trial", changes)
         if (known := self.journal.get(*key)) is not None:
-            self.validator.metric_calls += len(
-                self.valset
-            )  # it was paid for in the run that was cut off
-            return evaluation_from_json(known)
+            evaluation = evaluation_from_json(known)
+            self.validator.replay(evaluation)
+            return evaluation
         evaluation = self.validator.evaluate(with_instructions(self.student, changes), self.valset)
         self.journal.put(evaluation_to_json(evaluation), *key)
         return evaluation

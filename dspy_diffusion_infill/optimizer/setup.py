@@ -1,6 +1,7 @@
 """From checked arguments to a search, and from a search to the result."""
 
 import logging
+import random
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,14 +9,20 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter
 from dspy_diffusion_infill.optimizer.guidance import Guide
+from dspy_diffusion_infill.optimizer.identity import (
+    identity_of,
+    identity_of_data,
+    identity_of_lms,
+    identity_of_program,
+)
 from dspy_diffusion_infill.optimizer.journal import (
     Journal,
     evaluation_from_json,
     evaluation_to_json,
-    key_of,
 )
 from dspy_diffusion_infill.optimizer.programs import (
     copy_program,
@@ -24,10 +31,16 @@ from dspy_diffusion_infill.optimizer.programs import (
 )
 from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
 from dspy_diffusion_infill.optimizer.search import Search, SearchOptions, Target
-from dspy_diffusion_infill.optimizer.slots import make_slots, needs_traces
-from dspy_diffusion_infill.optimizer.validation import BudgetSpentError, Evaluation, Validator
+from dspy_diffusion_infill.optimizer.slots import (
+    Worked,
+    make_slots,
+    needs_traces,
+    work_examples,
+    worked_from_json,
+    worked_to_json,
+)
+from dspy_diffusion_infill.optimizer.validation import Evaluation, Validator
 from dspy_diffusion_infill.protection import generated_text
-from dspy_diffusion_infill.signatures import signature_of
 from dspy_diffusion_infill.windows import take_marks
 
 logger = logging.getLogger(__name__)
@@ -35,17 +48,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FirstEvaluations:
-    """The student's own score, and the runs that responses are taken from.
+    """What is known before the first trial.
 
     Attributes:
         baseline: the student on the valset.
-        traced: the student or the teacher on the trainset; None where labels suffice.
-        traced_names: predictor names by the ``id`` of the predictor objects in the traces.
+        worked: the worked examples of each predictor.
+        is_traced: whether some of them come from runs.
     """
 
     baseline: Evaluation
-    traced: Evaluation | None
-    traced_names: dict[int, str]
+    worked: Worked
+    is_traced: bool
 
 
 @dataclass(slots=True)
@@ -77,54 +90,90 @@ class Setup:
 
     def _identity(self) -> dict[str, Any]:
         """What makes two searches the same; a journal of another one is refused."""
-        metric = self.validator.metric
-        lms = [getattr(p.lm or dspy.settings.lm, "model", None) for p in self.student.predictors()]
+        validator = self.validator
         return {
-            "program": key_of(_described(self.student)),
-            "trainset": key_of([example.toDict() for example in self.trainset]),
-            "valset": key_of([example.toDict() for example in self.valset]),
-            "metric": getattr(metric, "__qualname__", type(metric).__qualname__),
-            "lm": lms,
+            "program": identity_of_program(self.student),
+            "teacher": identity_of_program(self.teacher),
+            "trainset": identity_of_data(self.trainset),
+            "valset": identity_of_data(self.valset),
+            "metric": [identity_of(validator.metric), validator.failure_score],
+            "lm": identity_of_lms(self.student),
+            "adapter": identity_of(dspy.settings.adapter),
             "denoiser": self.infiller.denoiser.name,
             "sampling": repr(self.infiller.sampling),
             "examples_per_context": list(self.infiller.examples_per_context),
             "guidance": None if self.guide is None else self.guide.scorer.name,
-            "options": repr(self.options),
+            "options": self.options.identity(),
         }
+
+    def check(self) -> Search:
+        """Checks budget and contexts before anything is paid for; the search as it is planned.
+
+        Raises:
+            ValueError: the budget does not cover the first evaluations, or the adapter cannot
+                render an example.
+            ContextTooLongError: the instructions do not fit the denoiser's context.
+        """
+        if not self.validator.room_for(self._first_calls()):
+            raise ValueError(
+                f"max_metric_calls={self.validator.max_metric_calls} does not cover the first "
+                f"evaluations: {self._first_calls()} program runs"
+            )
+        search = self.search(None)
+        for target in search.targets.values():
+            slot = target.slot
+            for example in slot.examples:
+                _check_rendering(slot, target.text, example)
+            if slot.examples:
+                window = search.windows_of(target)[0]
+                self.infiller.masked_context(slot, target.text, window, random.Random(0))
+        return search
 
     def first_evaluations(self) -> FirstEvaluations:
         """Scores the student, and runs the trainset where responses must be traced.
 
         Raises:
-            ValueError: the budget does not even allow these.
             TooManyFailuresError: too many examples raised.
         """
-        traces_wanted = needs_traces(self.base, self.names, self.trainset)
-        known = self.journal.get("baseline")
-        try:
-            if known is not None and not traces_wanted:
-                self.validator.metric_calls += len(self.valset)
-                self.baseline = evaluation_from_json(known)
-            else:
-                self.baseline = self.validator.evaluate(self.base, self.valset)
-                self.journal.put(evaluation_to_json(self.baseline), "baseline")
-            if not traces_wanted:
-                return FirstEvaluations(self.baseline, None, {})
-            runner = self.teacher or self.base
-            reuse = self.teacher is None and self.valset is self.trainset
-            traced = self.baseline if reuse else self.validator.evaluate(runner, self.trainset)
-        except BudgetSpentError as error:
-            raise ValueError(
-                f"max_metric_calls={self.validator.max_metric_calls} does not cover the first "
-                f"evaluations: {self._first_calls()} program runs"
-            ) from error
-        return FirstEvaluations(
-            self.baseline, traced, {id(p): name for name, p in runner.named_predictors()}
-        )
+        if not needs_traces(self.base, self.names, self.trainset):
+            self.baseline = self._evaluate("baseline", self.base, self.valset)
+            return FirstEvaluations(self.baseline, self._labelled(), is_traced=False)
+        known = self.journal.get("worked examples")
+        self.baseline = self._evaluate("baseline", self.base, self.valset, anew=known is None)
+        runner, traced = self.teacher or self.base, self.baseline
+        if not self._baseline_is_traced():
+            traced = self._evaluate("traced runs", runner, self.trainset, anew=known is None)
+        if known is not None:
+            return FirstEvaluations(self.baseline, worked_from_json(known, self.trainset), is_traced=True)
+        names = {id(predictor): name for name, predictor in runner.named_predictors()}
+        worked = work_examples(self.base, self.names, self.trainset, traced, names)
+        if (plain := worked_to_json(worked, self.trainset)) is not None:
+            self.journal.put(plain, "worked examples")
+        return FirstEvaluations(self.baseline, worked, is_traced=True)
+
+    def _evaluate(
+        self, key: str, program: dspy.Module, examples: list[dspy.Example], *, anew: bool = False
+    ) -> Evaluation:
+        """From the journal where it has it, without traces; else, or ``anew``, by running."""
+        known = self.journal.get(key)
+        if known is not None and not anew:
+            evaluation = evaluation_from_json(known)
+            self.validator.replay(evaluation)
+            return evaluation
+        evaluation = self.validator.evaluate(program, examples)
+        self.journal.put(evaluation_to_json(evaluation), key)
+        return evaluation
+
+    def _labelled(self) -> Worked:
+        return work_examples(self.base, self.names, self.trainset)
+
+    def _baseline_is_traced(self) -> bool:
+        """Whether the first evaluation gives the traces too."""
+        return self.teacher is None and self.valset is self.trainset
 
     def search(self, first: FirstEvaluations | None) -> Search:
         """The search, ready to run; without first evaluations, good enough to be counted."""
-        first = first or FirstEvaluations(Evaluation((0.0,), (None,), 0), None, {})
+        first = first or FirstEvaluations(Evaluation((), ()), self._labelled(), is_traced=False)
         search = Search(
             student=self.base,
             targets=self._targets(first),
@@ -141,14 +190,14 @@ class Setup:
         for name, target in list(search.targets.items()):
             if not search.windows_of(target):
                 self.skipped[name] = "all of its instructions are protected"
-            elif first.traced is not None and not target.slot.examples:
+            elif first.is_traced and not target.slot.examples:
                 self.skipped[name] = "no run gave a response for it"
             if name in self.skipped:
                 del search.targets[name]
         return search
 
     def _targets(self, first: FirstEvaluations) -> dict[str, Target]:
-        slots = make_slots(self.base, self.names, self.trainset, first.traced, first.traced_names)
+        slots = make_slots(self.base, first.worked)
         before, agents = instructions_of(self.student), generated_text(self.student)
         targets = {}
         for name, slot in slots.items():
@@ -159,8 +208,8 @@ class Setup:
         return targets
 
     def _first_calls(self) -> int:
-        reuse = self.teacher is None and self.valset is self.trainset
-        more = needs_traces(self.base, self.names, self.trainset) and not reuse
+        traces_wanted = needs_traces(self.base, self.names, self.trainset)
+        more = traces_wanted and not self._baseline_is_traced()
         return len(self.valset) + (len(self.trainset) if more else 0)
 
     def result(self, search: Search | None) -> dspy.Module:
@@ -181,7 +230,7 @@ class Setup:
         return best
 
     def _records(self, search: Search | None, after: dict[str, str]) -> DetailedResults:
-        baseline = self.baseline or Evaluation((0.0,), (None,), 0)
+        baseline = self.baseline or Evaluation((), ())
         best = search.best if search else baseline
         counts = search.counts() if search else {}
         names = {f.name for f in fields(ProposalCounts)}
@@ -218,11 +267,12 @@ class Setup:
         return [{"score": score, "program": program} for score, program in rows]
 
 
-def _described(program: dspy.Module) -> dict[str, list[Any]]:
-    """What an LM gets from each predictor: instructions, fields, demos."""
-    described = {}
-    for name, predictor in program.named_predictors():
-        signature = signature_of(predictor)
-        demos = [dict(demo) for demo in predictor.demos]
-        described[name] = [signature.instructions, repr(signature.fields), demos]
-    return described
+def _check_rendering(slot: Slot, text: str, example: WorkedExample) -> None:
+    try:
+        render_messages(slot, text, [example])
+    except Exception as error:
+        shown = f"{dict(example.inputs)!r:.100}"
+        raise ValueError(
+            f"{type(slot.adapter).__name__} cannot render the trainset's example {shown} for the "
+            f"predictor {slot.name!r}: {error}"
+        ) from error

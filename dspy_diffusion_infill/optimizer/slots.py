@@ -1,5 +1,6 @@
 """From examples and traced runs to what each predictor was given and should have answered."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from dspy_diffusion_infill.signatures import signature_of
 
 logger = logging.getLogger(__name__)
 
+Worked = dict[str, tuple[WorkedExample, ...]]
+
 
 def needs_traces(
     program: dspy.Module, names: Sequence[str], examples: Sequence[dspy.Example]
@@ -23,14 +26,14 @@ def needs_traces(
     return False
 
 
-def make_slots(
+def work_examples(
     program: dspy.Module,
     names: Sequence[str],
     examples: Sequence[dspy.Example],
-    traced: Evaluation | None,
-    traced_names: Mapping[int, str],
-) -> dict[str, Slot]:
-    """The slot of each named predictor.
+    traced: Evaluation | None = None,
+    traced_names: Mapping[int, str] | None = None,
+) -> Worked:
+    """The worked examples of each named predictor: labels, and what traced runs add to them.
 
     Args:
         program: the student.
@@ -39,20 +42,79 @@ def make_slots(
         traced: scores and traces of runs over the same examples; None where none were needed.
         traced_names: predictor names by the ``id`` of the predictor objects in the traces.
     """
-    good = _good_runs(traced)
-    slots = {}
+    good, worked = _good_runs(traced), {}
     for name, predictor in program.named_predictors():
         if name not in names:
             continue
-        worked = []
-        for number, example in enumerate(examples):
-            run = _call_of(name, traced, traced_names, number) if number in good else None
-            if (example_of := _worked_example(predictor, example, run)) is not None:
-                worked.append(example_of)
-        adapter = dspy.settings.adapter or dspy.ChatAdapter()
-        demos = tuple(dict(demo) for demo in predictor.demos)
-        slots[name] = Slot(name, signature_of(predictor), adapter, tuple(worked), demos)
+        calls = [
+            _call_of(name, traced, traced_names or {}, number) if number in good else None
+            for number in range(len(examples))
+        ]
+        found = [_worked_example(predictor, *pair) for pair in zip(examples, calls, strict=True)]
+        worked[name] = tuple(example for example in found if example is not None)
+    return worked
+
+
+def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
+    """The slot of each predictor that has worked examples, even if there are none of them."""
+    adapter = dspy.settings.adapter or dspy.ChatAdapter()
+    slots = {}
+    for name, predictor in program.named_predictors():
+        if name in worked:
+            demos = tuple(dict(demo) for demo in predictor.demos)
+            slots[name] = Slot(name, signature_of(predictor), adapter, worked[name], demos)
     return slots
+
+
+def worked_to_json(worked: Worked, rows: Sequence[dspy.Example]) -> dict[str, Any] | None:
+    """For the journal: what stands in a row of the trainset is only pointed to.
+
+    None where a value is not what JSON keeps as it is.
+    """
+
+    def written(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: {"row": row} if (row := _row_of(name, value, rows)) is not None else value
+            for name, value in values.items()
+        }
+
+    try:
+        plain = {
+            name: [[written(one.inputs), written(one.outputs)] for one in examples]
+            for name, examples in worked.items()
+        }
+        return plain if json.loads(json.dumps(plain)) == plain else None
+    except (TypeError, ValueError):
+        return None
+
+
+def worked_from_json(value: Mapping[str, Any], rows: Sequence[dspy.Example]) -> Worked:
+    """What ``worked_to_json`` wrote."""
+
+    def read(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: rows[value["row"]][name] if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+
+    return {
+        name: tuple(WorkedExample(read(inputs), read(outputs)) for inputs, outputs in examples)
+        for name, examples in value.items()
+    }
+
+
+def _row_of(name: str, value: Any, rows: Sequence[dspy.Example]) -> int | None:
+    """The first row whose field of this name has this value; a dict cannot be told from a pointer.
+
+    Raises:
+        TypeError: the value is a dict that no row has.
+    """
+    for number, row in enumerate(rows):
+        if name in row and row[name] == value:
+            return number
+    if isinstance(value, dict):
+        raise TypeError(f"the value of {name!r} is a dict")
+    return None
 
 
 def _labelled(predictor: dspy.Predict, example: dspy.Example) -> WorkedExample | None:
