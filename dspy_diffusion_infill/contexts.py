@@ -1,16 +1,14 @@
 """Contexts: the messages around the instructions, rendered by the program's own adapter.
 
-Where the masked window lies in the rendered messages is found by marking it: a private-use
-character is put before and
-after each piece, the adapter renders, and the marks are found again in what it made. So any adapter
-works, whatever
-it does to the instructions, and an adapter that repeats the instructions shows itself by repeating
-the marks.
+Where the masked window lies in the rendered messages is found by marking it: a character that no
+text holds is put before and after each piece, the adapter renders, and the marks are found again in
+what it made. So any adapter works, whatever it does to the instructions, and an adapter that
+repeats the instructions shows itself by repeating the marks.
 """
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +17,12 @@ import dspy
 from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.windows import Window
 
-OPEN, CLOSE = "\ue000", "\ue001"
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
+"""Noncharacters: Unicode keeps them for a program's own use, so the values of examples, into which
+private-use characters find their way from web pages and PDFs, do not hold them."""
 Message = dict[str, str]
+
+_SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,11 @@ def mark_window(instructions: str, window: Window) -> str:
     """Puts the marks around each piece of the window.
 
     Raises:
-        ValueError: the text already holds one of the two private-use characters.
+        ValueError: the text already holds one of the two marks.
     """
     if OPEN in instructions or CLOSE in instructions:
         raise ValueError(
-            "the instructions hold U+E000 or U+E001, which mark windows: remove these characters"
+            "the instructions hold U+FDD0 or U+FDD1, which mark windows: remove these characters"
         )
     fills = [f"{OPEN}{instructions[piece.start : piece.end]}{CLOSE}" for piece in window.pieces]
     return window.splice(instructions, fills)
@@ -117,6 +119,24 @@ def indentation(messages: Sequence[Message], instructions: str) -> str:
     )
     match = re.search(rf"{re.escape(lines[0])}\n([ \t]*){re.escape(lines[1])}", text)
     return match[1] if match else ""
+
+
+def ever_smaller(slot: Slot) -> Iterator[tuple[Slot, str]]:
+    """The slot itself, then less and less of it, each with what it lost; never the instructions.
+
+    Worked examples are left out first, all but the last one, then demos, and then long values are
+    cut. So whoever renders all examples of a slot takes the first that fits.
+    """
+    yield slot, ""
+    while len(slot.examples) > 1:
+        slot = replace(slot, examples=slot.examples[1:])
+        yield slot, "examples are left out"
+    while slot.demos:
+        slot = replace(slot, demos=slot.demos[1:])
+        yield slot, "the program's demos are left out"
+    while shortened := shorten_longest_value(slot.examples, keep=_SHORTEST_VALUE):
+        slot = replace(slot, examples=tuple(shortened))
+        yield slot, "values are cut"
 
 
 def shorten_longest_value(

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from dspy_diffusion_infill.optimizer.results import DetailedResults
 
-_TOKENS = re.compile(r"\s+|\w+|[^\w\s]")
+# A word with the white space before it, so that words in a row change as one piece.
+_TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+$")
 
 
 def diff(before: str, after: str) -> Text:
@@ -29,7 +30,7 @@ def diff(before: str, after: str) -> Text:
 
 def instructions_panel(results: DetailedResults) -> RenderableType:
     """Before and after of every predictor, and the diff between them."""
-    panels = []
+    panels: list[Panel] = []
     for name, before in results.instructions_before.items():
         after = results.instructions_after[name]
         body = Table.grid(padding=(0, 1))

@@ -58,7 +58,7 @@ class Window:
 
     def after_splice(self, fills: Sequence[str]) -> "Window":
         """The same window in the spliced text: its pieces now span what was put in."""
-        shift, pieces = 0, []
+        shift, pieces = 0, list[Piece]()
         for piece, fill in zip(self.pieces, fills, strict=True):
             start = piece.start + shift
             pieces.append(Piece(start, start + len(fill), piece.num_masks))
@@ -109,7 +109,7 @@ class SlidingWindow:
         self, instructions: str, offsets: Sequence[Span], protected: Sequence[Span]
     ) -> list[Window]:
         """One-piece windows from left to right."""
-        windows = []
+        windows: list[Window] = []
         for run in free_runs(instructions, offsets, protected):
             size = min(self.window, len(run))
             num_masks = max(1, round(self.mask * size / self.window))
@@ -180,7 +180,7 @@ def take_marks(instructions: str) -> tuple[str, Window | None]:
     Raises:
         ValueError: a mark asks for no token.
     """
-    pieces, text, position = [], "", 0
+    pieces, text, position = list[Piece](), "", 0
     for match in INFILL_MARK.finditer(instructions):
         if int(match[1]) < 1:
             raise ValueError(f"{match[0]} must ask for at least 1 token, as in [[infill:16]]")

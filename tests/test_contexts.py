@@ -11,6 +11,7 @@ from dspy_diffusion_infill.contexts import (
     OPEN,
     Slot,
     WorkedExample,
+    ever_smaller,
     indentation,
     is_stated_once,
     mark_window,
@@ -101,8 +102,30 @@ def cot_signature() -> type[dspy.Signature]:
 
 
 def test_instructions_that_hold_the_marking_characters_are_refused():
-    with pytest.raises(ValueError, match=r"U\+E000"):
+    with pytest.raises(ValueError, match=r"U\+FDD0"):
         mark_window(f"a{OPEN}b", Window((Piece(0, 1, 1),)))
+
+
+def test_examples_go_first_then_demos_then_characters_and_one_example_stays():
+    examples = tuple(WorkedExample({"country": k * 200}, {"capital": k}) for k in "abc")
+    demos = ({"country": "x", "capital": "y"}, {"country": "v", "capital": "w"})
+    whole = replace(slot(TemplateAdapter()), examples=examples, demos=demos)
+    steps = list(ever_smaller(whole))
+    assert steps[0] == (whole, "")
+    assert [(len(s.examples), len(s.demos)) for s, _ in steps[1:5]] == [
+        (2, 2),
+        (1, 2),
+        (1, 1),
+        (1, 0),
+    ]
+    assert [loss for _, loss in steps[1:]] == (
+        ["examples are left out"] * 2
+        + ["the program's demos are left out"] * 2
+        + ["values are cut"] * 2
+    )
+    assert steps[4][0].examples == examples[-1:]
+    assert len(steps[-1][0].examples[0].inputs["country"]) == 64
+    assert all(smaller.signature is whole.signature for smaller, _ in steps)
 
 
 def test_the_longest_value_is_halved_and_short_ones_are_left():

@@ -14,7 +14,8 @@ from tiny_models import MASK, save_causal
 from transformers import LlamaForCausalLM
 
 from dspy_diffusion_infill.denoisers import InfillRequest, Sampling, load_denoiser, smollm2
-from dspy_diffusion_infill.denoisers.adapter import SETTINGS_FILE, Settings
+from dspy_diffusion_infill.denoisers.adapter import SETTINGS_FILE, Settings, open_adapted
+from dspy_diffusion_infill.denoisers.placement import Options
 from dspy_diffusion_infill.denoisers.smollm2_wheel import find_weights
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import (
@@ -208,7 +209,7 @@ def test_smollm2_without_gguf_names_the_command(monkeypatch):
 def test_smollm2_is_not_quantised_again(tmp_path):
     Settings(base=smollm2.BASE, mask_token="<jupyter_script>").write(tmp_path)
     with pytest.raises(DenoiserError, match="use quantization=None, got quantization='8bit'"):
-        load(tmp_path, quantization="8bit")
+        open_adapted(tmp_path, Options(quantization="8bit"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 import json
 import logging
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import torch
@@ -33,9 +36,15 @@ def asked(monkeypatch) -> list[str]:
     return names
 
 
-def see_gpus(monkeypatch, *free_gib: int) -> None:
+def see_gpus(monkeypatch, *free_gib: int, reserved_gib: int = 0, allocated_gib: int = 0) -> None:
+    """GPUs with so much free memory, and what torch has of each; bitsandbytes is there too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(free_gib))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free_gib))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda k: (free_gib[k] * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _k: reserved_gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _k: allocated_gib * 2**30)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", bitsandbytes := ModuleType("bitsandbytes"))
+    bitsandbytes.__spec__ = ModuleSpec("bitsandbytes", None)
 
 
 def test_the_name_has_path_fingerprint_and_precision(llada):
@@ -67,6 +76,18 @@ def test_without_a_name_the_gpu_decides(monkeypatch, asked, free, options, name)
     see_gpus(monkeypatch, *free)
     with pytest.raises(UnknownDenoiserError):
         load_denoiser(**options)
+    assert asked == [name]
+
+
+@pytest.mark.parametrize(
+    ("allocated", "name"),
+    [(0, "llada-fs-ro"), (16, "smollm2-fs")],
+    ids=["of a model that is gone", "of a model in use"],
+)
+def test_memory_that_torch_keeps_counts_as_free(monkeypatch, asked, allocated, name):
+    see_gpus(monkeypatch, 7, reserved_gib=16, allocated_gib=allocated)
+    with pytest.raises(UnknownDenoiserError):
+        load_denoiser()
     assert asked == [name]
 
 
@@ -110,6 +131,25 @@ def test_the_weights_of_another_kind_of_model_are_not_downloaded(tmp_path, monke
 def test_an_option_without_that_value(llada, option, value):
     with pytest.raises(ValueError, match=f"got {option}='{value}'"):
         load_denoiser(str(llada), **{option: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "int8"},
+        {"device": "gpu-one"},
+        {"quantization": "2bit"},
+        {"quantization": "4bit", "device": "cpu"},
+    ],
+    ids=str,
+)
+def test_options_are_checked_before_anything_is_downloaded(monkeypatch, options):
+    def download(*_args, **_options):
+        pytest.fail("something was downloaded")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises((ValueError, DenoiserError), match=r"got|needs a GPU"):
+        load_denoiser("llada", **options)
 
 
 def test_quantization_needs_a_gpu(llada):

@@ -263,8 +263,24 @@ def test_the_first_token_can_be_filled_too(denoiser):
 def test_the_confidence_is_the_mean_probability_when_filled(denoiser):
     ids = masked_text(num_masks=2)
     [result] = denoiser.infill([InfillRequest(ids)], Sampling(steps=1, temperature=0.0))
-    probs = denoiser.logits(torch.tensor([ids]))[0, 10:12, :TEXT_TOKENS].softmax(-1)
+    probs = denoiser.logits(torch.tensor([ids]))[0, 10:12].softmax(-1)[:, :TEXT_TOKENS]
     assert result.confidence == pytest.approx(probs.amax(-1).mean().item(), rel=1e-4)
+
+
+def test_a_model_that_would_end_the_text_is_not_confident_of_what_it_fills_in(denoiser):
+    handle = denoiser.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _args, output: output.index_fill(
+            -1, torch.tensor([denoiser.tokenizer.eos_token_id]), 50.0
+        )
+    )
+    requests = [InfillRequest(masked_text())]
+    try:
+        [plain] = denoiser.infill(requests, Sampling(temperature=0.0))
+        [free] = denoiser.infill(requests, Sampling(temperature=0.0, forbid_special=False))
+    finally:
+        handle.remove()
+    assert 0 < plain.confidence < 1e-6
+    assert free.confidence > 0.999
 
 
 def test_threads_get_what_one_thread_gets(denoiser):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dspy_diffusion_infill.evaluation.agreement import agreement
+from dspy_diffusion_infill.evaluation.statistics import bootstrap_interval
 
 scores = st.one_of(st.integers(1, 5).map(float), st.none(), st.just(math.nan))
 
@@ -88,6 +89,20 @@ def test_system_level_correlates_the_means_of_the_systems() -> None:
 def test_system_level_counts_a_system_without_a_scored_row() -> None:
     found = agreement([1, 2, None], [1, 2, 3], level="system", groups=["a", "b", "c"])
     assert (found.num_skipped, found.num_missing) == (1, 1)
+
+
+@pytest.mark.parametrize("level", ["sample", "summary", "system"])
+def test_scores_and_groups_may_be_arrays(level: str) -> None:
+    judge, human = [1, 2, 3, 2, 4, 5], [2, 1, 3, 2, 5, 4]
+    for groups in (["a", "a", "a", "b", "b", "b"], [0, 1, 2, 0, 1, 2]):
+        as_lists = agreement(judge, human, level=level, groups=groups)
+        as_arrays = agreement(
+            np.array(judge), np.array(human), level=level, groups=np.array(groups)
+        )
+        assert as_arrays == as_lists
+        assert bootstrap_interval(
+            judge, human, level=level, groups=np.array(groups), num_resamples=20
+        ) == bootstrap_interval(judge, human, level=level, groups=groups, num_resamples=20)
 
 
 @pytest.mark.parametrize(

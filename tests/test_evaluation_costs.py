@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def denoiser(monkeypatch: pytest.MonkeyPatch) -> WordDenoiser:
-    made = WordDenoiser()
+    made = WordDenoiser(words=[f"word{k}" for k in range(400)])  # so many that few are repeated
     monkeypatch.setattr(Models, "denoiser", lambda self, name: made)
     return made
 

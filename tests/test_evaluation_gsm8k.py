@@ -1,8 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dspy_diffusion_infill.evaluation.gsm8k import exact_match, gsm8k_answer
 
@@ -17,7 +20,12 @@ WORKED = [
     ("#### 12 dollars, then #### 13", "12", "13"),
     ("The answer is 42.", None, "42"),
     ("The total is $18.", None, "18"),
-    ("It costs $5 and then 7 more...", None, "7"),
+    ("It costs $5 and then 7 more.", None, "7"),
+    # What matches last counts, and one dot goes: as EleutherAI's harness has it.
+    ("It costs $5 and then 7 more...", None, None),
+    ("It is 42..", None, "42."),
+    ("So $1,000 or -$5,", None, "-5"),
+    ("#### 1,000.", "1000", "1000"),
     ("#### none, but 3 and 4", None, "4"),
     ("####72", None, "72"),
     ("no number here...", None, None),
@@ -45,6 +53,17 @@ def test_exact_match_compares_the_extracted_answers() -> None:
     assert exact_match(example, dspy.Prediction(answer="It is 1006."), rule="strict") == 0.0
     assert exact_match(example, dspy.Prediction(answer="#### 1006"), rule="strict") == 1.0
     assert exact_match(example, dspy.Prediction(answer=None)) == 0.0
+
+
+@given(st.text(alphabet="#-$0123456789., ab"))
+def test_a_flexible_answer_is_the_last_match_without_commas_dollars_and_one_dot(text: str) -> None:
+    matches = [a or b for a, b in re.findall(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", text)]
+    found = gsm8k_answer(text, rule="flexible")
+    if found is None:
+        return
+    float(found)
+    plain = matches[-1].replace(",", "").replace("$", "")
+    assert found == (plain[:-1] if plain.endswith(".") else plain)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the shared GSM8K files are not here")

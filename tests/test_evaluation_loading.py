@@ -1,11 +1,14 @@
 import json
 from pathlib import Path
 
+import dspy
 import pytest
 
 from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.evaluation import loading
 from dspy_diffusion_infill.evaluation.examples import DIMENSIONS, FEEDBACK_FIELDS, as_feedback
 from dspy_diffusion_infill.evaluation.loading import load_dataset
+from dspy_diffusion_infill.evaluation.rows import Row
 from dspy_diffusion_infill.evaluation.templates import judge_template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -113,6 +116,19 @@ def test_hover_keeps_claims_with_three_pages(tmp_path: Path) -> None:
     found = load_dataset("hover", data=tmp_path, split="train")
     assert [(e.titles, e.label) for e in found] == [(("A", "B", "C"), "SUPPORTED")] * 2
     assert found.num_dropped == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "num_train"), [(95_000, 90_250), (95_001, 95_000), (99_952, 95_000), (40, 38)]
+)
+def test_dev_of_feedback_collection_holds_nothing_that_recipes_train_on(
+    size: int, num_train: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_rows", lambda *_: [Row({}, "f", k) for k in range(size)])
+    monkeypatch.setattr(loading.make, "feedback_example", lambda row: dspy.Example(k=row.number))
+    train, dev = (load_dataset("feedback_collection", split=part) for part in ("train", "dev"))
+    assert [row.k for row in train] == list(range(num_train))
+    assert [row.k for row in dev] == list(range(num_train, size))
 
 
 def test_feedback_scores_in_quotes_are_numbers(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles import WordDenoiser
 from loopback import loopback, prompt_of
 from small_experiment import FilledIn, run_small, specs, write_summeval
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.experiment_files import parse_experiment
 from dspy_diffusion_infill.evaluation.models import Models
+from dspy_diffusion_infill.evaluation.perplexity import GoldPerplexity
 from dspy_diffusion_infill.evaluation.reproduction import Tools, run_experiment
 from dspy_diffusion_infill.evaluation.tables import Table
 
@@ -20,7 +22,7 @@ PLAIN = [{"label": {"Prompt": "C-gen"}, "model": "a", "template": "c_gen"}]
 
 @pytest.fixture(autouse=True)
 def no_denoiser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Models, "denoiser", lambda self, name: name)
+    monkeypatch.setattr(Models, "denoiser", lambda self, name: WordDenoiser(name=name))
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -154,10 +156,10 @@ def test_hover_without_a_corpus_says_what_to_give(claims: Path, tmp_path: Path) 
 def test_perplexity_is_asked_for_once_and_shown(tmp_path: Path) -> None:
     data, asked = write_summeval(tmp_path / "data"), []
 
-    def perplexity(denoiser, prompts, responses, *, num_samples, seed) -> float:
+    def perplexity(denoiser, prompts, responses, *, num_samples, seed) -> GoldPerplexity:
         asked.append((denoiser, len(prompts), responses[0], num_samples, seed))
         assert all(prompt.endswith("numerical score (1-5).") for prompt in prompts)
-        return 4.0 + seed
+        return GoldPerplexity(4.0 + seed, 0.3 + seed / 10, len(prompts) - seed, seed)
 
     content = {
         "task": "summeval",
@@ -180,7 +182,11 @@ def test_perplexity_is_asked_for_once_and_shown(tmp_path: Path) -> None:
         (3, "[RESULT] 3.5", 4, 1),
     ]
     text = tables[1].markdown()
-    assert "| C-gen | 4.50 ± 0.71 | – |" in text  # noqa: RUF001
+    assert "| C-gen | 4.50 ± 0.71 (SE 0.25) | – |" in text  # noqa: RUF001
+    assert "left out of perplexity: 1 (C-gen: 1)." in text
+    header, line = tables[1].csv().splitlines()
+    assert header.startswith("Prompt,perplexity,perplexity_std,perplexity_runs,perplexity_se,")
+    assert line.split(",")[4] == "0.25"
     assert "perplexity on the first 3 of them, with 4 draws of masks each." in text
     assert "shots of" not in text and "Prompts proposed" not in text
 

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from doubles import WordDenoiser
 from loopback import RATE_LIMITED, Loopback, loopback, prompt_of
 from small_experiment import (
     CONTENT,
@@ -40,7 +41,7 @@ def verdict(number: int, body: dict) -> str:
 @pytest.fixture(autouse=True)
 def no_denoiser(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in for the optimizer never looks at it."""
-    monkeypatch.setattr(Models, "denoiser", lambda self, name: name)
+    monkeypatch.setattr(Models, "denoiser", lambda self, name: WordDenoiser(name=name))
 
 
 @pytest.fixture

@@ -40,7 +40,14 @@ def table_of(spec: Experiment, found: dict[int, list[tuple[float | None, ...]]])
     """A table whose condition k has the figures ``found[k]``, one tuple a seed."""
     results = [
         CellResult(
-            Cell(condition, seed), dict(zip(spec.measures, figures, strict=True)), (), seed, {}
+            cell=Cell(condition, seed),
+            figures=dict(zip(spec.measures, figures, strict=True)),
+            rows=(),
+            num_failed=seed,
+            num_too_long=2 * number,
+            perplexity=None,
+            instructions={},
+            outcome="given",
         )
         for number, condition in enumerate(spec.conditions)
         for seed, figures in zip(spec.seeds, found[number], strict=True)
@@ -63,6 +70,8 @@ def test_the_paper_stands_beside_ours_and_runs_without_a_figure_are_said() -> No
     assert "Runs: 3 (seeds 3, 4, 5)" in text
     assert "2 of ours lack a run or more." in text
     assert "left out and asked for again by the next run: 24." in text
+    assert "left out and not counted as failed: 6 (other, 2: 6)." in text
+    assert "Searches" not in text and "SE" not in text
     assert text.endswith("- The end.\n")
 
 

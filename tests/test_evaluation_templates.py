@@ -1,3 +1,6 @@
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import dspy
@@ -6,10 +9,27 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dspy_diffusion_infill.evaluation.judges import Judge, prometheus
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
+from dspy_diffusion_infill.training.sources import read_pairs
 from dspy_diffusion_infill.windows import take_marks
 
 GOLDEN = Path(__file__).parent / "golden"
-PAPER = Path(__file__).resolve().parents[2] / "shared" / "paper.txt"
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = ROOT.parent / "shared" / "paper.txt"
+
+# Where the PDF breaks a line of the prompt; every other line break is the prompt's own.
+J1_WRAPS = (
+    "evaluate, a\nreference",
+    "representing a\nevaluation",
+    "strictly\nbased",
+    "1 and 5. You\nshould",
+    "feedback for\ncriteria",
+)
+J4_WRAPS = (
+    "and reference\nsummary",
+    "all aspects\nincluding",
+    "very poor\nand",
+    "numerical score\n(1-5)",
+)
 
 # A row of our own in Feedback Collection's fields, with braces and odd characters in its texts.
 ROW = {
@@ -43,19 +63,57 @@ def test_the_two_versions_differ_only_in_the_form_that_they_ask_for() -> None:
     assert first.replace('"Feedback: (write', '"(write') == second
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
-def test_judge_and_c_gen_are_the_papers_but_for_its_line_wraps_and_quotes() -> None:
+def printed(name: str) -> str:
+    """A template in the paper's print: its quotes, and field names without underscores."""
+    text = judge_template(name).text
+    for field in judge_template(name).fields:
+        text = text.replace(f"{{{field}}}", f"{{{field.replace('_', ' ')}}}")
+    return re.sub(r'"(.*?)"', "\u2018\u2018\\1\u2019\u2019", text)
+
+
+def from_paper(start: str, end: str, wraps: Sequence[str], *, after: str) -> str:
+    """What the paper prints between two places, with the PDF's own line breaks undone."""
     paper = PAPER.read_text(encoding="utf-8")
-    start = paper.index("J.1 Original Feedback Collection Prompt")
-    judge = paper[paper.index("###Task Description", start) : paper.index("J.2 Partially")]
-    printed = judge.replace("\u2018\u2018", '"').replace("\u2019\u2019", '"')
-    for name in judge_template("judge_v1").fields:
-        printed = printed.replace(f"{{{name.replace('_', ' ')}}}", f"{{{name}}}")
-    assert printed.split() == judge_template("judge_v1").text.split()
-    start = paper.index("C-Gen Prompt Template for SummEval")
-    c_gen = paper[paper.index("Please evaluate", start) : paper.index("K Potential Risks")]
-    c_gen = c_gen.replace("{system output}", "{system_output}")
-    assert c_gen.split() == judge_template("c_gen").text.split()
+    first = paper.index(start, paper.index(after))
+    text = paper[first : paper.index(end, first)].strip()
+    for wrap in wraps:
+        assert text.count(wrap) == 1, wrap
+        text = text.replace(wrap, wrap.replace("\n", " "))
+    return text
+
+
+def test_judge_v1_is_appendix_j1_to_the_character() -> None:
+    assert printed("judge_v1") + "\n" == (GOLDEN / "paper_j1.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
+def test_the_golden_text_of_j1_is_the_papers_without_the_line_wraps_of_the_pdf() -> None:
+    found = from_paper("###Task", "J.2 Partially", J1_WRAPS, after="J.1 Original Feedback")
+    assert found + "\n" == (GOLDEN / "paper_j1.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
+def test_the_masked_judge_and_c_gen_are_the_papers_to_the_character() -> None:
+    masked = from_paper("[Mask]", " J.3 Example", (), after="J.2 Partially")
+    assert masked == re.sub(
+        r"\[\[infill:(\d+)\]\]",
+        lambda mark: "[Mask] " * (8 if mark[1] == "128" else 2),
+        printed("judge_masked"),
+    ).replace("[Mask] \n", "[Mask]...\n")
+    c_gen = from_paper("Please", "K Potential", J4_WRAPS, after="C-Gen Prompt Template for")
+    assert c_gen == printed("c_gen")
+
+
+def test_what_is_evaluated_is_what_denoisers_are_taught_on(tmp_path: Path) -> None:
+    taught = ROOT / "training/data/feedback_collection.txt"
+    evaluated = ROOT / "dspy_diffusion_infill/evaluation/prompts/judge_v1.txt"
+    assert evaluated.read_bytes() == taught.read_bytes()
+    record = {**ROW, "orig_feedback": "Fine.", "orig_score": "4"}
+    (tmp_path / "row.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    (row,) = read_pairs(tmp_path / "row.jsonl")
+    (sent,) = messages(Judge("judge_v1"))
+    assert row.prompt == sent["content"]
+    assert row.response == judge_template("judge_v1").gold_verdict(4, "Fine.")
 
 
 def test_the_masked_judge_keeps_everything_but_task_and_score_lines() -> None:
@@ -88,7 +146,7 @@ def test_a_signature_keeps_the_text_of_its_template(name: str) -> None:
 
 def test_gold_verdicts_are_read_back() -> None:
     assert judge_template("judge_v1").gold_verdict(4) == "[RESULT] 4"
-    assert judge_template("judge_v1").gold_verdict(4, "Fine.") == "Feedback: Fine. [RESULT] 4"
+    assert judge_template("judge_v1").gold_verdict(4, "Fine.") == "Fine. [RESULT] 4"
     assert judge_template("judge_v2").gold_verdict(4, "Fine.") == "Fine. [RESULT] 4"
     assert judge_template("judge_masked").gold_verdict(1.75) == "[RESULT] 1.75"
     assert judge_template("g_eval").gold_verdict(10 / 3) == "3.33"

@@ -1,10 +1,12 @@
 """One program under several LMs: real servers on loopback, DSPy's own Evaluate."""
 
 import logging
+import time
 
 import dspy
 import pytest
 from doubles import rule_lm
+from dspy.utils.parallelizer import ParallelExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import loopback, prompt_of
@@ -140,6 +142,26 @@ def test_more_failures_than_dspy_tolerates_do_not_end_the_measurement() -> None:
     many = EXAMPLES * 5
     (row,) = transfer(dspy.Predict(SIGNATURE), {"lm": lm}, many, is_right).rows
     assert (row.mean, row.num_failures) == (0, len(many))
+
+
+def test_an_example_that_is_sent_again_is_run_scored_and_counted_once(monkeypatch) -> None:
+    class Impatient(ParallelExecutor):
+        """Sends again what has taken a tenth of a second, as DSPy does after two minutes."""
+
+        def __init__(self, **options) -> None:
+            super().__init__(**{**options, "timeout": 0.1})
+
+    def slow(prompt: str) -> str:
+        if "number 3" in prompt:
+            time.sleep(2.5)
+            raise RuntimeError("the LM is down")
+        return doubled(prompt)
+
+    monkeypatch.setattr("dspy.evaluate.evaluate.ParallelExecutor", Impatient)
+    lm, engine = rule_lm(slow)
+    (row,) = transfer(dspy.Predict(SIGNATURE), {"lm": lm}, EXAMPLES, is_right, num_threads=4).rows
+    assert (row.mean, row.num_failures) == (5 / 6, 1)
+    assert len(engine.prompts) == len(EXAMPLES)
 
 
 def test_metrics_may_require_a_trace_or_answer_with_a_prediction() -> None:

@@ -1,6 +1,7 @@
 """The notebooks: valid, without leftovers, and running from top to bottom."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+SUMMEVAL = EXAMPLES.parent.parent / "shared/data/summeval_dev"
 SECONDS_A_CELL = 1800  # two idle cores need one or two minutes for all of them
 
 
@@ -59,3 +61,33 @@ def test_diffusion_infill_follows_copro(tmp_path):
     lines = printed_by("after_copro", tmp_path).splitlines()
     for name in ("first", "COPRO", "and infilled"):
         assert any(line.startswith(name) and "%" in line for line in lines)
+
+
+def assert_the_judge_was_measured(printed: str) -> None:
+    for part in (
+        "8 rows to search with, 16 to measure on",
+        "48 verdicts",
+        "unreadable and not scored",
+        "score of the first rubric",
+        "Kendall τ-b",
+        "<Figure",
+    ):
+        assert part in printed
+
+
+@pytest.mark.slow
+@needs_embedded_pair
+def test_the_judge_notebook_runs_on_rows_of_our_own(tmp_path):
+    shutil.copytree(EXAMPLES / "summaries", tmp_path / "summaries")
+    printed = printed_by("judge", tmp_path)
+    assert "summaries: 8 rows" in printed
+    assert_the_judge_was_measured(printed)
+
+
+@pytest.mark.slow
+@needs_embedded_pair
+@pytest.mark.skipif(not SUMMEVAL.is_dir(), reason="needs ../shared/data/summeval_dev")
+def test_the_judge_notebook_runs_on_summeval():
+    printed = printed_by("judge", EXAMPLES)
+    assert "summeval_dev: 8 rows" in printed
+    assert_the_judge_was_measured(printed)

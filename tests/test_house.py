@@ -232,7 +232,8 @@ def text_of(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "ignore")
 
 
-def test_files_stop_at_400_lines_and_functions_at_60():
+def test_files_stop_at_400_lines_and_functions_at_40():
+    """``compile`` and ``train`` list steps and may have 60; signature and docstring are free."""
     for path in sources():
         assert len(text_of(path).splitlines()) <= 400, path
         for node in walk(path):
@@ -240,7 +241,8 @@ def test_files_stop_at_400_lines_and_functions_at_60():
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 last = body[-1].end_lineno if body else None
                 length = last - body[0].lineno + 1 if last else 0
-                assert length <= 60, f"{path}:{node.lineno} {node.name}"
+                most = 60 if node.name in ("compile", "train") else 40
+                assert length <= most, f"{path}:{node.lineno} {node.name}"
 
 
 def test_no_module_is_named_after_nothing():

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from torch import Generator
 
 from dspy_diffusion_infill.denoisers import Encoding, Infilled
+from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.training.mini import MiniRow, run_mini, teaching, world
 from dspy_diffusion_infill.training.mini.measures import draw_exam, measure
 from dspy_diffusion_infill.training.mini.recipe import SCALES, STAGES
@@ -329,9 +330,70 @@ def test_the_same_seed_gives_the_same_rows(smoke):
     assert run_mini(seeds=1, display=False, scale=TINY) == rows
 
 
-def test_fine_tuning_starts_from_the_same_weights_and_moves_them(smoke):
-    _, rows = smoke
-    assert len({row.perplexity for row in rows}) == len(STAGES)
+def weights_of(model):
+    return {name: weights.detach().clone() for name, weights in model.named_parameters()}
+
+
+def test_fine_tuning_starts_from_the_same_weights_and_moves_them(monkeypatch):
+    teach, before, after = teaching.fine_tune, {}, {}
+
+    def watched(model, seen, stage, **options):
+        before[stage] = weights_of(model)
+        teach(model, seen, stage, **options)
+        after[stage] = weights_of(model)
+
+    monkeypatch.setattr(teaching, "fine_tune", watched)
+    run_mini(seeds=1, display=False, scale=replace(TINY, num_contexts=2))
+    assert list(before) == list(STAGES)
+    for stage, weights in before.items():
+        for name, start in before["None"].items():
+            assert torch.equal(weights[name], start)
+            assert torch.equal(after[stage][name], start) == (stage == "None"), (stage, name)
+
+
+def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monkeypatch):
+    """As each stage of a recipe: what comes second is taught as thoroughly as what comes first."""
+    step, rates, optimizers_of = teaching._step, {}, {}
+
+    def watched(model, optimizers, x0, masking, generator):
+        rates.setdefault(masking, []).append(optimizers[0].param_groups[0]["lr"])
+        optimizers_of.setdefault(masking, optimizers)
+        assert optimizers_of[masking] is optimizers
+        return step(model, optimizers, x0, masking, generator)
+
+    monkeypatch.setattr(teaching, "_step", watched)
+    scale = replace(TINY, stage_tokens=60 * TINY.batch_tokens, batch_tokens=128)
+    seen, _ = world.split(generator())
+    teaching.fine_tune(teaching.new_model(scale, 0), seen, "FS+RO", scale=scale, seed=0, log=False)
+    assert optimizers_of["FS"] is not optimizers_of["RO"]
+    for learned in rates.values():
+        assert learned[0] < 0.1 * scale.learning_rate
+        assert max(learned) > 0.95 * scale.learning_rate
+        assert learned[-1] < 0.01 * scale.learning_rate
+    assert len(rates["FS"]) == pytest.approx(2 * len(rates["RO"]), rel=0.1)
+
+
+def test_without_matplotlib_rows_and_table_are_kept_and_a_line_says_that_plots_are_not(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("dspy_diffusion_infill.training.mini.run.find_spec", lambda name: None)
+    run_mini(
+        seeds=1,
+        output=tmp_path / "out",
+        json=tmp_path / "rows.json",
+        display=False,
+        scale=replace(TINY, num_contexts=2),
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mini.md"]
+    assert len(json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))) == len(STAGES)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("plots need matplotlib: pip install")
+
+
+def test_without_matplotlib_and_without_json_it_says_so_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("dspy_diffusion_infill.training.mini.run.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="plots need matplotlib"):
+        run_mini(output=tmp_path / "out")
 
 
 def test_a_run_prints_progress_and_table(capfd):

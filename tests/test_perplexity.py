@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.perplexity_truth import nelbo_by_enumeration
+from tiny_models import MASK, save_causal
 
-from dspy_diffusion_infill.denoisers import Denoiser, Encoding, Infilled, ScoreRequest
+from dspy_diffusion_infill.denoisers import (
+    Denoiser,
+    Encoding,
+    Infilled,
+    ScoreRequest,
+    load_denoiser,
+)
+from dspy_diffusion_infill.denoisers.adapter import Settings
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.training import perplexity
+from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity
+from dspy_diffusion_infill.training.rows import Row
 
 LETTERS = "abc"
 LENGTH = 4
@@ -151,3 +161,47 @@ def test_wrong_arguments_are_named(prompts, responses, options, message):
 def test_a_text_over_the_context_length_is_an_error():
     with pytest.raises(ContextTooLongError, match="context_length=40"):
         perplexity(JointDenoiser(0), ["q" * 50], ["abca"])
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    """A tiny model behind a chat template that ends a turn with ``<|im_end|>``."""
+    folder = save_causal(tmp_path_factory.mktemp("chat"))
+    Settings(mask_token=MASK, context_length=256).write(folder)
+    return load_denoiser(str(folder), device="cpu", dtype="float32")
+
+
+def nll_of_a_letter(denoiser: Denoiser, before: str, letter: str, after: str) -> float:
+    """Of the letter alone, all else in its place."""
+    ids = list(denoiser.encode(before + letter + after).input_ids)
+    place = len(denoiser.encode(before).input_ids)
+    target, ids[place] = ids[place], denoiser.mask_id
+    [[score]] = denoiser.score([ScoreRequest(tuple(ids), (target,))])
+    return -score
+
+
+@pytest.mark.parametrize("response", ["m", "i", "|", "end", "im_end", "assistant", "user", ">"])
+def test_a_response_that_a_turn_marker_holds_is_found_in_its_turn(chat, response):
+    found = perplexity(chat, [f"Say {response}."], [response], num_samples=2)
+    assert found.num_tokens == len(response)
+    if len(response) == 1:
+        before = f"<|im_start|>user\nSay {response}.<|im_end|>\n<|im_start|>assistant\n"
+        nll = nll_of_a_letter(chat, before, response, "<|im_end|>\n")
+        assert found.nelbo == pytest.approx(-math.expm1(-10) * nll, rel=1e-6)
+
+
+def test_all_turns_before_the_response_are_seen(chat):
+    turns = (("system", "Be kind."), ("user", "a"), ("assistant", "b"), ("user", "c"))
+    rendered = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
+    row = Row((*turns, ("assistant", "d")))
+    nll = nll_of_a_letter(chat, f"{rendered}<|im_start|>assistant\n", "d", "<|im_end|>\n")
+    seen = pytest.approx(-math.expm1(-10) * nll, rel=1e-6)  # all but exp(-10) of t masks it
+    assert row_perplexity(chat, [row], num_samples=2).nelbo == seen
+    alone = perplexity(chat, ["c"], ["d"], num_samples=2)
+    assert alone == row_perplexity(chat, [Row((*turns[3:], ("assistant", "d")))], num_samples=2)
+    assert alone.nelbo != seen
+
+
+def test_no_row_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        row_perplexity(JointDenoiser(0), [])

@@ -157,7 +157,7 @@ def test_windows_that_cannot_be_scored_are_errors(denoiser):
 
 
 def test_the_command_writes_the_figures(tmp_path, denoiser_folder):
-    data, out = tmp_path / "probe.jsonl", tmp_path / "out.json"
+    data, out = tmp_path / "probe.jsonl", tmp_path / "new" / "folder" / "out.json"
     lines = [json.dumps({"text": r.text, "start": r.start, "end": r.end}) for r in ROWS]
     data.write_text("\n".join(lines))
     adapter = denoiser_folder / "adapter"

@@ -59,6 +59,14 @@ def test_short_values_of_examples_are_not_to_be_copied():
     assert kept.reason_against(proposal, "write the plural.") == "copies_example"
 
 
+def test_a_rubric_of_decimals_does_not_stutter():
+    old = "Score 1: bad.\nScore 2: good."
+    window = Window((Piece(9, 13, 4), Piece(23, 28, 4)))
+    for fills, expected in ((("1.2", "2.5"), None), (("2", "2"), "degenerate")):
+        proposal = Proposal("p", window, fills, window.splice(old, fills), 0.5)
+        assert ProposalFilter.over(EXAMPLES).reason_against(proposal, old) == expected
+
+
 def test_a_proposal_is_let_through_once_and_every_drop_is_counted():
     window = Window((Piece(6, 21, 4),))
     fills = [" what the author", " what the author", " negative"]

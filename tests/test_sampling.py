@@ -92,6 +92,9 @@ def test_more_blocks_than_steps_make_longer_blocks():
 # With what
 
 
+EVEN = torch.arange(60) % 2 == 0
+
+
 def rows(seed: int = 0, places: int = 5, vocabulary: int = 60) -> torch.Tensor:
     return torch.randn(places, vocabulary, generator=numbers(seed)) * 3
 
@@ -106,11 +109,47 @@ def test_without_temperature_the_most_likely_token_is_drawn(algorithm):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(seed=st.integers(0, 10_000), temperature=st.sampled_from([0.0, 0.1, 0.8, 3.0]))
 def test_what_is_forbidden_is_never_drawn(algorithm, seed: int, temperature: float):
-    logits = rows(seed)
-    logits[:, ::2] = -torch.inf
-    drawn = draw(logits, algorithm=algorithm, temperature=temperature, generator=numbers(seed))
+    drawn = draw(
+        rows(seed),
+        algorithm=algorithm,
+        temperature=temperature,
+        forbidden=EVEN,
+        generator=numbers(seed),
+    )
     assert (drawn.tokens % 2 == 1).all()
     assert ((drawn.probability > 0) & (drawn.probability <= 1)).all()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_forbidden_counts_in_the_probability(algorithm):
+    logits = rows()
+    drawn = draw(logits, algorithm=algorithm, temperature=0.8, forbidden=EVEN, generator=numbers())
+    for row, token, probability in zip(logits, drawn.tokens, drawn.probability, strict=True):
+        assert probability.item() == pytest.approx(softmax(row.tolist())[int(token)], rel=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["low_confidence", "entropy", "maskgit_plus", "topk_margin"])
+def test_a_place_where_the_text_would_end_comes_last(algorithm):
+    """Of the tokens that may be drawn there, the model prefers one as clearly as elsewhere."""
+    logits = rows()
+    logits[2] = logits[1]
+    logits[2, 0] = logits[2].max() + 7  # 99.9 % for a forbidden token
+    drawn = draw(logits, algorithm=algorithm, temperature=0, forbidden=EVEN, generator=numbers())
+    assert int(drawn.order.argmin()) == 2
+    assert drawn.probability[2] < 0.01
+    assert drawn.tokens[1] == drawn.tokens[2]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_to_forbid_what_the_model_would_not_say_changes_nothing(algorithm):
+    logits = rows()
+    logits[:, ::2] = -1e4
+    free, forbidding = (
+        draw(logits, algorithm=algorithm, temperature=0.8, forbidden=f, generator=numbers())
+        for f in (None, EVEN)
+    )
+    assert free.tokens.tolist() == forbidding.tokens.tolist()
+    assert free.order.tolist() == pytest.approx(forbidding.order.tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -3,6 +3,7 @@ import importlib.util
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from dspy_diffusion_infill.embedded import embedded_lm
 from dspy_diffusion_infill.embedded.server import pool
 from dspy_diffusion_infill.errors import ContextTooLongError, DiffusionInfillError
 from dspy_diffusion_infill.infiller.scoring import (
+    BoundedScorer,
     DenoiserScorer,
     ScoredPair,
     default_scorer,
@@ -123,10 +125,19 @@ def test_a_prefix_is_computed_once(tiny, tokenizer):
 
 
 def test_a_pair_that_does_not_fit_is_an_error(tiny, tokenizer):
+    scorer = CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny")
     with pytest.raises(ContextTooLongError, match="do not fit the 128 of tiny/chat"):
-        CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny").log_likelihoods(
-            [pair("word " * 200, "x")]
-        )
+        scorer.log_likelihoods([pair("word " * 200, "x")])
+
+
+def test_the_room_beside_a_pair_says_whether_it_fits(tiny, tokenizer):
+    scorer = CausalScorer(tiny, tokenizer, prompt_format="chat", name="tiny")
+    assert isinstance(scorer, BoundedScorer)
+    words = scorer.room(pair("", "x"))
+    assert [scorer.room(pair(" word" * num, "x")) for num in (words, words + 1)] == [0, -1]
+    scorer.log_likelihoods([pair(" word" * words, "x")])
+    with pytest.raises(ContextTooLongError):
+        scorer.log_likelihoods([pair(" word" * (words + 1), "x")])
 
 
 @needs_model
@@ -203,6 +214,34 @@ def test_response_tokens_are_the_response_and_its_end():
     assert places == [len("<user>ab$\n<assistant>"), len("<user>ab$\n<assistant>") + 1]
 
 
+CHATML = "<|im_start|>{role}\n{content}<|im_end|>\n"
+LLADA = "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>"
+
+
+class MarkedDenoiser(TableDenoiser):
+    """One token a character or marker; turns stand between the markers of a chat template."""
+
+    def __init__(self, turn: str) -> None:
+        self.turn = turn
+
+    def encode(self, text):
+        found = list(re.finditer(r"<\|\w+\|>|.", text, re.DOTALL))
+        return Encoding(tuple(hash(m[0]) for m in found), tuple(m.span() for m in found))
+
+    def render(self, messages):
+        return "".join(self.turn.format_map(message) for message in messages)
+
+
+@pytest.mark.parametrize("response", ["e", "n", "i", "m", "end", "t", "eot", "_", "ue", "", "E000"])
+@pytest.mark.parametrize("turn", [CHATML, LLADA], ids=["ChatML", "LLaDA"])
+def test_a_response_is_not_looked_for_in_the_markers_of_the_template(turn, response):
+    denoiser = MarkedDenoiser(turn)
+    ids, places = response_tokens(denoiser, pair("Which end? i or e", f" {response}\n"))
+    end_of_turn = turn.partition("{content}")[2].strip()
+    assert [ids[k] for k in places] == [hash(text) for text in [*response, end_of_turn]]
+    assert places == list(range(places[0], places[0] + len(places)))
+
+
 def test_one_step_masks_the_whole_response():
     denoiser = TableDenoiser()
     (score,) = DenoiserScorer(denoiser).log_likelihoods([pair("q", "abc")])
@@ -226,6 +265,13 @@ def test_the_elbo_estimate_converges_to_its_expectation():
     assert estimate == pytest.approx(exact, abs=0.05)
     assert scorer.log_likelihoods([asked]) == [estimate]
     assert DenoiserScorer(denoiser, num_samples=3, seed=1).name == "table#elbo-3-seed-1"
+
+
+def test_the_room_of_a_denoiser_counts_prompt_response_and_markers():
+    scorer = DenoiserScorer(TableDenoiser())
+    assert isinstance(scorer, BoundedScorer)
+    assert scorer.room(pair("q", "abc")) == 999 - len("<user>q$\n<assistant>abc$\n")
+    assert scorer.room(pair("q" * 1000, "abc")) < 0
 
 
 def test_two_prompts_are_compared_on_the_same_masks():

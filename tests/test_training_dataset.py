@@ -103,6 +103,17 @@ def test_a_row_whose_response_was_cut_off_is_passed_over():
         hopeless(random.Random(0), 0)
 
 
+def test_sequences_know_that_their_rows_were_cut():
+    mixture = Mixture(pools=(pool(*ROWS, max_length=40),), coder=CODER, in_order=True)
+
+    def mask(row, generator, index):
+        return draw_mask(MaskingOptions(full_sequence=1.0), row, generator, index)
+
+    data = MaskedSequences(mixture, mask, num_sequences=20, seed=0)
+    assert {len(s.input_ids) == 40 for s in data if s.is_cut} == {True}
+    assert any(not s.is_cut for s in data)
+
+
 def test_eos_padding_ends_rows_at_a_multiple_that_fits():
     mixture = Mixture(
         pools=(pool(*ROWS, max_length=60),), coder=CODER, in_order=True, eos_id=3, eos_padding=16
@@ -125,6 +136,7 @@ def test_a_batch_shows_the_noised_tokens_and_hides_the_padding():
         assert (batch["input_ids"][k][masked] == 999).all()
         assert (batch["input_ids"][k][~masked] == batch["x0"][k][~masked]).all()
         assert batch["num_maskable"][k] == data[k].draw.num_maskable
+        assert bool(batch["is_cut"][k]) == data[k].is_cut
     torch.testing.assert_close(batch["t"], torch.tensor([data[k].draw.t for k in range(8)]))
 
 

@@ -1,3 +1,6 @@
+import itertools
+import math
+import random
 import weakref
 
 import pytest
@@ -5,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.loss_truth import loss_and_gradient
+from reference.loss_truth import bound_by_order, bound_by_probability, loss_and_gradient
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dspy_diffusion_infill.training.loss import diffusion_loss
+from dspy_diffusion_infill.training.masking import MIN_P_MASK, draw_mask
+from dspy_diffusion_infill.training.options import MaskingOptions
+from dspy_diffusion_infill.training.rows import TokenizedRow
 
 
 def batch(seed: int, num_sequences: int, length: int, vocabulary: int):
@@ -126,3 +132,94 @@ def test_elbo_needs_the_number_of_maskable_tokens():
     logits, x0, masked, t, _ = batch(0, 1, 4, 3)
     with pytest.raises(ValueError, match="num_maskable"):
         diffusion_loss(logits[masked], x0, masked, t, loss="elbo")
+
+
+LENGTH, X0 = 3, (1, 0, 1)  # of a sequence over two letters, behind two tokens of a prompt
+ROW = TokenizedRow([5, 5, *X0], [False] * 2 + [True] * 3, [False] * 2 + [True] * 3, [])
+
+
+def conditionals(noise: float) -> dict[tuple[int, ...], torch.Tensor]:
+    """Logits at the masked places of ``X0``, for each mask, given what is not masked.
+
+    They are those of a joint distribution, so that the chain rule holds in every order; ``noise``
+    makes them inconsistent, as a real model's are. The mask of no token asks for none.
+    """
+    rng = random.Random(3)
+    words = list(itertools.product(range(2), repeat=LENGTH))
+    joint = dict(zip(words, (rng.random() ** 2 for _ in words), strict=True))
+    found = {}
+    for size in range(LENGTH + 1):
+        for masked in itertools.combinations(range(LENGTH), size):
+            seen = [k for k in range(LENGTH) if k not in masked]
+            fitting = {w: p for w, p in joint.items() if all(w[k] == X0[k] for k in seen)}
+            rows = [
+                [sum(p for w, p in fitting.items() if w[k] == letter) for letter in range(2)]
+                for k in masked
+            ]
+            logits = torch.tensor(rows).reshape(-1, 2).log()
+            found[masked] = logits + noise * torch.tensor(
+                [[rng.random(), rng.random()] for _ in masked]
+            ).reshape(-1, 2)
+    return found
+
+
+def nll_of(logits: dict[tuple[int, ...], torch.Tensor]):
+    """The summed negative log-likelihood of the masked places, from a mask."""
+
+    def of(masked: tuple[int, ...]) -> float:
+        targets = torch.tensor([X0[k] for k in masked])
+        return float(F.cross_entropy(logits[masked], targets, reduction="sum"))
+
+    return of
+
+
+def mean_of_draws(way: str, noise: float, num_draws: int) -> tuple[float, float]:
+    """(mean, standard error) of the loss over the draws that training makes."""
+    logits, options = conditionals(noise), MaskingOptions(**{way: 1.0})
+    generator, x0 = torch.Generator().manual_seed(0), torch.tensor([ROW.input_ids])
+    losses = []
+    for index in range(num_draws):
+        draw = draw_mask(options, ROW, generator, index, loss="elbo")
+        masked = tuple((draw.masked.nonzero()[:, 0] - 2).tolist())
+        t, count = torch.tensor([draw.t]), torch.tensor([draw.num_maskable])
+        losses.append(
+            float(diffusion_loss(logits[masked], x0, draw.masked[None], t, count, loss="elbo"))
+        )
+    found = torch.tensor(losses).double()
+    return float(found.mean()), float(found.std()) / math.sqrt(num_draws)
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+@pytest.mark.parametrize("way", ["full_sequence", "response_only"])
+def test_elbo_is_the_bound_by_full_enumeration_within_its_standard_error(way, noise):
+    nll, (mean, error) = nll_of(conditionals(noise)), mean_of_draws(way, noise, 4000)
+    expected = {
+        "full_sequence": bound_by_order(nll, LENGTH),
+        "response_only": bound_by_probability(nll, LENGTH, MIN_P_MASK),
+    }[way]
+    assert abs(mean - expected) < 4 * error
+    assert error < {"full_sequence": 0.03, "response_only": 0.08}[way] * expected
+
+
+def test_the_bounds_are_the_likelihood_where_the_model_is_consistent():
+    """By probability, a thousandth of the integral is left out: it moves the figure no further."""
+    nll = nll_of(conditionals(0.0))
+    exact = 0.0  # by the chain rule, from left to right
+    for k, masked in enumerate([(0, 1, 2), (1, 2), (2,)]):
+        exact -= float(conditionals(0.0)[masked][0].log_softmax(-1)[X0[k]])
+    assert bound_by_order(nll, LENGTH) == pytest.approx(exact / LENGTH, rel=1e-5)
+    assert bound_by_probability(nll, LENGTH, MIN_P_MASK) == pytest.approx(exact / LENGTH, rel=2e-3)
+
+
+@pytest.mark.parametrize("loss", ["masked_mean", "elbo"])
+def test_a_sequence_without_masked_tokens_counts_as_a_loss_of_0(loss):
+    logits, x0, masked, t, num_maskable = batch(2, 4, 9, 7)
+    masked[:2] = False
+    half = logits[masked].clone().requires_grad_()
+    found = diffusion_loss(half, x0, masked, t, num_maskable, loss=loss)
+    found.backward()
+    rest = diffusion_loss(half, x0[2:], masked[2:], t[2:], num_maskable[2:], loss=loss)
+    assert float(found.detach()) == pytest.approx(float(rest.detach()) / 2, rel=1e-6)
+    assert torch.isfinite(half.grad).all()
+    masked[:] = False
+    assert float(diffusion_loss(logits[masked], x0, masked, t, num_maskable, loss=loss)) == 0

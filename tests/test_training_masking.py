@@ -10,7 +10,9 @@ from dspy_diffusion_infill.training.masking import (
     draw_mask,
     draw_t,
     full_sequence_mask,
+    full_sequence_mask_for_elbo,
     response_only_mask,
+    response_only_mask_for_elbo,
     window_mask,
 )
 from dspy_diffusion_infill.training.options import MaskingOptions
@@ -40,6 +42,32 @@ def test_full_sequence_equals_plain_python(maskable, t, seed):
 def test_response_only_equals_plain_python(response, t, seed):
     draw = response_only_mask(torch.tensor(response), t, truth.numbers(seed))
     assert draw.masked.tolist() == truth.response_only(response, t, seed)
+
+
+@given(flags, st.floats(1e-9, 1.0), seeds)
+def test_the_draws_for_elbo_equal_plain_python(flags, t, seed):
+    for mask, plain in (
+        (full_sequence_mask_for_elbo, truth.full_sequence_for_elbo),
+        (response_only_mask_for_elbo, truth.response_only_for_elbo),
+    ):
+        draw = mask(torch.tensor(flags), t, truth.numbers(seed))
+        assert (draw.masked.tolist(), draw.t) == plain(flags, t, seed)
+        assert draw.num_maskable == sum(flags)
+
+
+def test_full_sequence_for_elbo_masks_every_number_of_tokens_alike():
+    row, options = row_of(3, 2), MaskingOptions(full_sequence=1.0, low_discrepancy=5)
+    draws = [draw_mask(options, row, truth.numbers(k), k, loss="elbo") for k in range(50)]
+    assert [int(draw.masked.sum()) for draw in draws] == [1, 2, 3, 4, 5] * 10
+    assert all(draw.t == int(draw.masked.sum()) / 5 for draw in draws)
+
+
+def test_response_only_for_elbo_forces_no_token_and_has_a_floor_under_its_ratio():
+    row, options = row_of(3, 1), MaskingOptions(response_only=1.0)
+    draws = [draw_mask(options, row, truth.numbers(k), k, loss="elbo") for k in range(2000)]
+    assert min(draw.t for draw in draws) >= 1e-3
+    empty = sum(not draw.masked.any() for draw in draws)
+    assert abs(empty - 1000) < 5 * math.sqrt(500)  # five standard deviations
 
 
 @given(

@@ -1,5 +1,5 @@
 import argparse
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,16 +8,98 @@ from accelerate.commands import launch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from typer.testing import CliRunner
 
+from dspy_diffusion_infill.cli.app import app
 from dspy_diffusion_infill.training.options import Recipe
-from dspy_diffusion_infill.training.recipe import as_yaml, build, load_recipe, recipe_names
+from dspy_diffusion_infill.training.recipe import (
+    accelerate_config,
+    as_yaml,
+    build,
+    load_recipe,
+    recipe_names,
+)
 
 PAPER = [f"{model}-{kind}" for model in ("llada", "dream") for kind in ("fs", "ro", "fs-ro")]
 
 
+ONE_GPU = [f"{name}-{form}" for name in PAPER for form in ("lora", "qlora")]
+SMOLLM2 = [f"smollm2-{kind}" for kind in ("adapt", "adapt-fs", "fs", "ro", "fs-ro")]
+
+
 def test_every_recipe_of_the_package_loads_under_its_name():
-    assert {*PAPER, "smollm2-adapt-fs"} <= set(recipe_names())
+    assert sorted([*PAPER, *ONE_GPU, *SMOLLM2]) == recipe_names()
     assert all(load_recipe(name).name == name for name in recipe_names())
+
+
+@pytest.mark.parametrize("name", ONE_GPU)
+def test_recipes_for_one_gpu_differ_from_the_papers_in_form_rate_and_batch_alone(name):
+    paper, form = name.rsplit("-", 1)
+    recipe, full = load_recipe(name), load_recipe(paper)
+    assert recipe.model == replace(full.model, form=form)
+    assert (recipe.data, recipe.seed) == (full.data, full.seed)
+    for stage, other in zip(recipe.stages, full.stages, strict=True):
+        own, of_paper = stage.optimizer, other.optimizer
+        assert own.batch_size * own.accumulation == of_paper.batch_size * of_paper.accumulation
+        changed = {"learning_rate": 1e-4, "batch_size": own.batch_size}
+        changed["accumulation"] = own.accumulation
+        assert stage == replace(other, optimizer=replace(of_paper, **changed))
+
+
+@pytest.mark.parametrize("name", ["smollm2-fs", "smollm2-ro", "smollm2-fs-ro"])
+def test_recipes_of_an_adapted_smollm2_start_from_the_output_of_the_adapt_recipe(name):
+    recipe, adapt = load_recipe(name), load_recipe("smollm2-adapt")
+    assert recipe.model == replace(adapt.model, adapter="runs/smollm2-adapt")
+    assert recipe.data.sources == load_recipe("llada-fs").data.sources
+    assert [stage.name for stage in recipe.stages] == name.split("-")[1:]
+    assert [stage.epochs for stage in recipe.stages] == [
+        {"fs": 8, "ro": 4}[stage.name] for stage in recipe.stages
+    ]
+
+
+@pytest.mark.parametrize("name", [*PAPER, *ONE_GPU, *SMOLLM2])
+def test_responses_are_padded_with_end_of_text_and_full_sequences_are_not(name):
+    for stage in load_recipe(name).stages:
+        assert stage.masking.eos_padding == (64 if stage.name == "ro" else 0)
+
+
+def test_the_recipe_of_the_embedded_denoiser_is_what_it_was_taught_with():
+    recipe = load_recipe("smollm2-adapt-fs")
+    assert [stage.steps for stage in recipe.stages] == [150, 660]
+    assert recipe.data.too_long == "cut" and recipe.data.max_length == 416
+    assert {stage.loss for stage in recipe.stages} == {"masked_mean"}
+
+
+def test_a_recipe_extends_another_key_by_key_and_replaces_its_lists(tmp_path):
+    below = tmp_path / "below.yaml"
+    below.write_text(yaml.safe_dump({"extends": "llada-fs", "optimizer": {"eps": 0.1}}))
+    (tmp_path / "folder").mkdir()
+    above = tmp_path / "folder" / "above.yaml"
+    stage = {"name": "ro", "steps": 3, "masking": {"response_only": 1.0}}
+    tree = {"extends": "../below.yaml", "name": "above", "model": {"form": "lora"}}
+    above.write_text(yaml.safe_dump({**tree, "stages": [stage]}))
+    recipe, base = load_recipe(above, ["seed=4"]), load_recipe("llada-fs")
+    assert recipe.model == replace(base.model, form="lora")
+    assert recipe.data == base.data
+    assert [stage.name for stage in recipe.stages] == ["ro"]
+    assert recipe.stages[0].optimizer == replace(base.stages[0].optimizer, eps=0.1)
+    assert (recipe.name, recipe.seed) == ("above", 4)
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("loop.yaml", "extends itself"),
+        ("none.yaml", "does not exist"),
+        ("lada-fs", "no recipe 'lada-fs'"),
+        (3, "must be a recipe's name or file"),
+    ],
+)
+def test_a_recipe_that_extends_none_is_refused(tmp_path, extends, message):
+    path = tmp_path / "loop.yaml"
+    path.write_text(yaml.safe_dump({"extends": extends, "name": "loop"}))
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -110,12 +192,18 @@ def test_an_unknown_recipe_lists_those_known(tmp_path):
         load_recipe(tmp_path / "no.yaml")
 
 
-ACCELERATE = Path(str(resources.files("dspy_diffusion_infill.training") / "recipes" / "accelerate"))
+def test_the_command_prints_where_a_configuration_is():
+    done = CliRunner().invoke(app, ["accelerate-config", "fsdp2"])
+    path = Path(done.output.removesuffix("\n"))
+    assert path.is_absolute() and path.name == "fsdp2.yaml" and path.is_file()
+    with pytest.raises(ValueError, match="give one of deepspeed_zero3, fsdp2"):
+        accelerate_config("fsdp")
 
 
 def launched(name: str, monkeypatch) -> argparse.Namespace:
-    """What ``accelerate launch --config_file NAME`` reads, put into the environment as it does."""
-    words = ["--config_file", str(ACCELERATE / name), "-m", "dspy_diffusion_infill.training", "x"]
+    """What ``accelerate launch`` reads of a configuration, put into the environment as it does."""
+    config = str(accelerate_config(name))
+    words = ["--config_file", config, "-m", "dspy_diffusion_infill.training", "x"]
     options, defaults, _ = launch._validate_launch_command(
         launch.launch_command_parser().parse_args(words)
     )
@@ -129,9 +217,9 @@ def launched(name: str, monkeypatch) -> argparse.Namespace:
     return options
 
 
-@pytest.mark.parametrize("name", ["fsdp2.yaml", "deepspeed_zero3.yaml"])
+@pytest.mark.parametrize("name", ["fsdp2", "deepspeed_zero3"])
 def test_accelerate_configs_are_valid_for_the_installed_accelerate(name):
-    config = load_config_from_file(str(ACCELERATE / name))  # refuses a key that it does not know
+    config = load_config_from_file(str(accelerate_config(name)))  # refuses an unknown key
     assert isinstance(config, ClusterConfig)
     assert (config.mixed_precision, config.num_machines) == ("bf16", 1)
     for recipe in map(load_recipe, PAPER):
@@ -139,7 +227,7 @@ def test_accelerate_configs_are_valid_for_the_installed_accelerate(name):
 
 
 def test_the_fsdp_config_launches_version_2_and_saves_whole_weights(monkeypatch):
-    options = launched("fsdp2.yaml", monkeypatch)
+    options = launched("fsdp2", monkeypatch)
     assert options.use_fsdp and not options.use_deepspeed
     plugin = FullyShardedDataParallelPlugin()  # of what launch has put into the environment
     assert plugin.fsdp_version == 2
@@ -150,7 +238,7 @@ def test_the_fsdp_config_launches_version_2_and_saves_whole_weights(monkeypatch)
 
 
 def test_the_deepspeed_config_launches_stage_3_and_saves_whole_weights(monkeypatch):
-    options = launched("deepspeed_zero3.yaml", monkeypatch)
+    options = launched("deepspeed_zero3", monkeypatch)
     assert options.use_deepspeed and not options.use_fsdp
     plugin = DeepSpeedPlugin()
     assert plugin.zero_stage == 3

@@ -1,4 +1,6 @@
+import gc
 import random
+import weakref
 
 import dspy
 import pytest
@@ -70,6 +72,8 @@ def test_a_long_row_is_cut_at_its_end():
     cut = tokenize_row(pair("a" * 50, "b" * 50), CODER, max_length=80)
     assert cut.input_ids == whole.input_ids[:80]
     assert len(cut.maskable) == len(cut.is_response) == 80
+    assert cut.is_cut and not whole.is_cut
+    assert not tokenize_row(pair("a" * 50, "b" * 50), CODER, max_length=10_000).is_cut
 
 
 @given(st.integers(1, 40))
@@ -107,6 +111,37 @@ def test_answered_examples_may_stand_before_the_instructions():
     [(first, end)] = tokenize_row(before, CODER).preferred
     ids = tokenize_row(before, CODER).input_ids
     assert CODER.tokenizer.decode(ids[first:end]) == GROUP.instructions
+
+
+@pytest.mark.parametrize("render", [with_worked_examples, with_adapter])
+def test_a_row_that_does_not_fit_loses_its_last_examples_and_no_other_draw_changes(render):
+    rng, other = random.Random(5), random.Random(5)  # draws three examples
+    whole = render(GROUP, rng, max_examples=3)
+    limit = len(tokenize_row(whole, CODER).input_ids) - 1
+
+    def fits(row: Row) -> bool:
+        return len(tokenize_row(row, CODER).input_ids) <= limit
+
+    fewer = render(GROUP, other, max_examples=3, fits=fits)
+    assert fits(fewer) and fewer.response
+    assert len(str(fewer.turns)) < len(str(whole.turns))
+    assert rng.random() == other.random()
+    one = render(GROUP, random.Random(5), max_examples=3, fits=lambda row: False)
+    assert one == render(Group(GROUP.instructions, (example_of(one),)), random.Random(0))
+
+
+def example_of(row: Row) -> tuple[str, str]:
+    """The example of GROUP whose input a row asks about."""
+    return next((q, a) for q, a in GROUP.examples if q.split("\n")[0][7:] in row.prompt)
+
+
+def test_a_coder_that_is_not_used_any_more_is_freed():
+    coder = Coder()
+    seen = weakref.ref(coder)
+    tokenize_row(pair("a", "b"), coder)
+    del coder
+    gc.collect()
+    assert seen() is None
 
 
 def test_groups_are_found_again_in_the_rows_that_they_make():

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dspy_diffusion_infill.cli.app import app, main
 from dspy_diffusion_infill.denoisers import load_denoiser
-from dspy_diffusion_infill.errors import DataError, DenoiserError
+from dspy_diffusion_infill.errors import DataError, DenoiserError, MissingMaskTokenError
 from dspy_diffusion_infill.training.recipe import load_recipe
 from dspy_diffusion_infill.training.run import train
 
@@ -38,20 +38,20 @@ def causal(tmp_path_factory) -> Path:
 
 
 PAPER = [f"{model}-{kind}" for model in ("llada", "dream") for kind in ("fs", "ro", "fs-ro")]
+ON_CPUS = [f"{name}{form}" for name in PAPER for form in ("", "-lora")]
 
 
-@pytest.mark.parametrize("form", ["full", "lora"])
-@pytest.mark.parametrize("name", PAPER)
-def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, name, form):
-    model = name.split("-")[0]
+@pytest.mark.parametrize("name", ON_CPUS)
+def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, name):
+    model, form = name.split("-")[0], "lora" if name.endswith("-lora") else "full"
     base = GOLDEN / f"{model}_tiny"
     if not base.is_dir():
         pytest.skip("../shared/golden is not on this machine")
-    overrides = [f"model.base={base}", f"model.form={form}", f"data.sources=[{{path: {rows}}}]"]
+    overrides = [f"model.base={base}", f"data.sources=[{{path: {rows}}}]", "logging_steps=1"]
     overrides += ["data.max_length=256", "optimizer.warmup_steps=0", "optimizer.accumulation=2"]
-    overrides += ["logging_steps=1"]
     overrides += [f"stages.{k}.steps=1" for k in range(len(load_recipe(name).stages))]
     recipe = load_recipe(name, overrides)
+    assert recipe.model.form == form
     assert recipe.model.gradient_checkpointing and recipe.model.bf16
     output = tmp_path / "output"
     train(recipe, output=output, show=silent)
@@ -59,8 +59,8 @@ def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, 
     before, after = (load_denoiser(str(folder), device="cpu") for folder in (base, output))
     ids = torch.arange(3, 40)[None]
     difference = (before.logits(ids) - after.logits(ids)).abs().max()
-    # Adam's first steps move each weight by the learning rate, here 1e-5 or 2e-6; the second
-    # low-rank factor of LoRA begins at 0, so that little moves at first.
+    # Adam's first steps move each weight by the learning rate, 1e-5 or 2e-6 and 1e-4 for LoRA,
+    # whose second factor begins at 0, so that little moves at first.
     assert 0 < float(difference) < 0.1
     if form == "full":
         names = [set(safe_open(d / "model.safetensors", "pt").keys()) for d in (base, output)]
@@ -69,10 +69,12 @@ def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, 
     assert f"name: {name}" in (output / "README.md").read_text()
 
 
-def test_lora_over_4_bit_weights_needs_a_gpu_and_says_so(tmp_path, causal, rows):
+@pytest.mark.parametrize("name", PAPER)
+def test_lora_over_4_bit_weights_needs_a_gpu_and_says_so(tmp_path, rows, name):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    recipe = load_recipe(write_recipe(tmp_path, causal, rows), ["model.form=qlora"])
+    overrides = ["model.base=nothing", f"data.sources=[{{path: {rows}}}]"]
+    recipe = load_recipe(f"{name}-qlora", overrides)
     with pytest.raises(DenoiserError, match="form=qlora needs a GPU and bitsandbytes"):
         train(recipe, output=tmp_path / "out", show=silent)
 
@@ -109,13 +111,26 @@ def test_it_learns(tmp_path, causal, rows):
     assert sum(fs[-5:]) < 0.6 * sum(fs[:5])
 
 
-def test_a_missing_mask_token_is_added_to_a_copy_of_the_base(tmp_path, causal, rows):
-    path = write_recipe(tmp_path, causal, rows)
+def test_a_missing_mask_token_is_added_to_a_copy_of_the_base_and_taught(tmp_path, causal, rows):
+    path = write_recipe(tmp_path, causal, rows, model={"form": "full"})
     recipe = load_recipe(path, ["model.adapt.mask_token=<|new|>", "stages.0.steps=2"])
     train(recipe, output=tmp_path / "out", show=silent)
     denoiser = load_denoiser(str(tmp_path / "out"), device="cpu")
     assert denoiser.encode("<|new|>").input_ids == (denoiser.mask_id,)
     assert denoiser.model.config.vocab_size == denoiser.mask_id + 1
+    name = "model.embed_tokens.weight"
+    with safe_open(tmp_path / "out" / "base" / "model.safetensors", "pt") as file:
+        added = file.get_tensor(name)[denoiser.mask_id]
+    assert not torch.equal(denoiser.model.get_parameter(name)[denoiser.mask_id], added)
+
+
+def test_an_adapter_is_not_taught_with_a_mask_token_that_it_cannot_teach(tmp_path, causal, rows):
+    recipe = load_recipe(write_recipe(tmp_path, causal, rows), ["model.adapt.mask_token=<|new|>"])
+    with pytest.raises(
+        MissingMaskTokenError, match=r"has no token '<\|new\|>', and with model\.form"
+    ):
+        train(recipe, output=tmp_path / "out", show=silent)
+    assert not (tmp_path / "out" / "base").exists()
 
 
 def test_bad_data_stops_the_run_before_any_model_is_loaded(tmp_path, rows):
@@ -147,6 +162,63 @@ def test_the_recipe_of_the_embedded_denoiser_runs(tmp_path, causal, rows):
     denoiser = load_denoiser(str(tmp_path / "out"), device="cpu")
     assert denoiser.context_length == 2048
     assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_size < 200_000
+
+
+SMALL = ["optimizer.batch_size=2", "optimizer.warmup_steps=0", "logging_steps=1"]
+SMALL += ["model.compile=false", "data.max_length=256"]  # test_training_resume compiles
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory, causal, rows) -> dict[str, Path]:
+    """What the recipe smollm2-adapt makes of the tiny causal LM, in both forms."""
+    folder, source = tmp_path_factory.mktemp("adapted"), f"data.sources=[{{path: {rows}}}]"
+    base = [f"model.base={causal}", f"model.adapt.mask_token={MASK}", source, "stages.0.steps=1"]
+    for form in ("lora", "full"):
+        recipe = load_recipe("smollm2-adapt", [*base, *SMALL, f"model.form={form}"])
+        train(recipe, output=folder / form, show=silent)
+    return {form: folder / form for form in ("lora", "full")}
+
+
+@pytest.mark.parametrize("name", ["smollm2-fs", "smollm2-ro", "smollm2-fs-ro"])
+def test_the_recipes_of_an_adapted_smollm2_go_on_from_it(tmp_path, causal, rows, adapted, name):
+    stages = [f"stages.{k}.steps=1" for k in range(len(load_recipe(name).stages))]
+    overrides = [*SMALL, *stages, f"data.sources=[{{path: {rows}}}]"]
+    forms = {
+        "lora": [f"model.base={causal}", f"model.adapt.mask_token={MASK}"],
+        # As the recipe's comment says it.
+        "full": ["model.form=full", "model.adapt=null"],
+    }
+    starts = {
+        "lora": [f"model.adapter={adapted['lora']}"],
+        "full": [f"model.base={adapted['full']}", "model.adapter=null"],
+    }
+    for form, of_form in forms.items():
+        recipe = load_recipe(name, [*overrides, *of_form, *starts[form]])
+        train(recipe, output=tmp_path / form, show=silent)
+        ids = torch.arange(3, 40)[None]
+        folders = (adapted[form], tmp_path / form)
+        before, after = (load_denoiser(str(folder), device="cpu") for folder in folders)
+        difference = (before.logits(ids) - after.logits(ids)).abs().max()
+        assert 0 < float(difference) < 0.5  # from what was adapted, and a step or two further
+        assert after.context_length == 2048
+
+
+def test_sequences_that_were_cut_are_counted_in_log_and_card(tmp_path, causal, rows):
+    path = write_recipe(tmp_path, causal, rows)
+    recipe = load_recipe(
+        path, ["data.max_length=50", "data.too_long=cut", "stages.0.steps=5", "logging_steps=2"]
+    )
+    train(recipe, output=tmp_path / "out", show=silent)
+    log = (tmp_path / "out" / "stages" / "0-fs" / "log.jsonl").read_text().splitlines()
+    counts = {entry["step"]: entry["num_cut"] for entry in map(json.loads, log) if "loss" in entry}
+    assert set(counts) == {2, 4, 5}  # the last step, too
+    num_cut = sum(counts.values())
+    assert 0 < num_cut <= 20
+    said = f"stage fs: {num_cut} of 20 sequences were cut at their longest length"
+    assert said in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "out" / "README.md").unlink()
+    train(recipe, output=tmp_path / "out", resume=True, show=silent)
+    assert said in (tmp_path / "out" / "README.md").read_text()
 
 
 class Recorder(TrainerCallback):

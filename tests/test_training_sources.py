@@ -6,7 +6,7 @@ import pytest
 from test_training_rows import CODER
 
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.training.mixture import make_pools, read_sources
+from dspy_diffusion_infill.training.mixture import Mixture, make_pools, read_sources
 from dspy_diffusion_infill.training.options import DataOptions, SourceOptions
 from dspy_diffusion_infill.training.rows import Group, Row, pair
 from dspy_diffusion_infill.training.sources import (
@@ -101,12 +101,41 @@ def test_a_long_response_is_cut_and_counted(tmp_path):
     assert (tally.num_cut, tally.num_dropped) == (1, 0)
 
 
+def group_of(answers: int, length: int) -> dict:
+    """Instructions, and examples of which some are needed to make a row too long."""
+    examples = [[f"Input: {k}{'x' * length}\nOutput:", f"{k}."] for k in range(answers)]
+    return {"instructions": "Say the number.", "examples": examples}
+
+
+def mixture_of(path: str, rule: str, shape: str, **options) -> Mixture:
+    source = SourceOptions(path=path, shape=shape)
+    data = DataOptions(sources=(source,), max_length=600, too_long=rule)
+    pools, _ = make_pools(read_sources(data), data, CODER)
+    return Mixture(pools=pools, coder=CODER, in_order=False, **options)
+
+
+@pytest.mark.parametrize(("shape", "length"), [("worked_examples", 120), ("chat_adapter", 20)])
+def test_assembled_examples_follow_the_rule_for_what_is_too_long(tmp_path, shape, length):
+    path = file_of(tmp_path, group_of(6, length), group_of(6, 1))
+    cut, drop = (mixture_of(path, rule, shape) for rule in ("cut", "drop"))
+    drawn = [(cut(random.Random(k), k), drop(random.Random(k), k)) for k in range(60)]
+    assert {first.is_cut for first, _ in drawn} == {True, False}
+    assert all(len(first.input_ids) == 600 for first, _ in drawn if first.is_cut)
+    for first, second in drawn:
+        assert len(second.input_ids) <= 600 and not second.is_cut and any(second.is_response)
+        assert first.is_cut or first == second
+    strict = mixture_of(path, "raise", shape)
+    with pytest.raises(DataError, match=r"max_length=600 tokens with its worked examples: raise"):
+        for k in range(60):
+            strict(random.Random(k), k)
+
+
 ADD = {"instructions": "Add.", "examples": [[f"Input: {k}\nSum:", f"{k}."] for k in range(1, 9)]}
 
 
 def rows_of(path: str, **options) -> list[Row]:
     """Twenty rows of a source in the shape of its options."""
-    data = DataOptions(sources=(SourceOptions(path=path, **options),), max_length=500)
+    data = DataOptions(sources=(SourceOptions(path=path, **options),), max_length=2000)
     [pool], _ = make_pools(read_sources(data), data, CODER)
     return [pool.render(pool.elements[0], random.Random(k)) for k in range(20)]
 
@@ -158,6 +187,8 @@ def test_missing_and_empty_files_are_errors(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="holds no row"):
         read_pairs(tmp_path / "empty.jsonl")
+    with pytest.raises(DataError, match="holds no row with a response"):
+        read_pairs(file_of(tmp_path, ADD))
 
 
 def test_prompts_without_a_response_are_taken_where_the_source_says_so(tmp_path):

@@ -3,8 +3,54 @@
 import argparse
 
 import pytest
+from benchmarks import training_speed
 from benchmarks.training_speed import KINDS, recipe_of, run, summary
 from tiny_models import MASK, save_causal
+
+
+def watch_the_head(monkeypatch) -> list[int]:
+    """How many positions the vocabulary head scores in each pass, of all models loaded from now."""
+    scored, load, load_plain = [], training_speed.load_trainable, training_speed.plain_base
+
+    def watch(model):
+        head = model.get_output_embeddings()
+        head.register_forward_hook(lambda _head, _in, logits: scored.append(logits[..., 0].numel()))
+
+    def load_watched(recipe, folder):
+        trainable = load(recipe, folder)
+        watch(trainable.checkpoint.model)
+        return trainable
+
+    def load_plain_watched(base):
+        model, tokenizer = load_plain(base)
+        watch(model)
+        return model, tokenizer
+
+    monkeypatch.setattr(training_speed, "load_trainable", load_watched)
+    monkeypatch.setattr(training_speed, "plain_base", load_plain_watched)
+    return scored
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+def test_ours_scores_masked_positions_and_plain_scores_all(tmp_path, monkeypatch):
+    base = save_causal(tmp_path)
+    overrides = [f"model.base={base}", f"model.adapt.mask_token={MASK}", "model.compile=false"]
+    options = argparse.Namespace(batch_size=3, steps=1, overrides=overrides)
+    scored, draw, batches = watch_the_head(monkeypatch), training_speed.sequences, []
+
+    def sequences(*args, **kwargs):
+        batches.append(draw(*args, **kwargs))
+        return batches[-1]
+
+    monkeypatch.setattr(training_speed, "sequences", sequences)
+    for kind in ("same batches", "plain"):
+        run(kind, options)
+    ours, plain = batches
+    assert [s.input_ids.tolist() for s in ours] == [s.input_ids.tolist() for s in plain]
+    num_masked = sum(int(s.draw.masked.sum()) for s in ours)
+    num_padded = len(plain) * max(len(s.input_ids) for s in plain)
+    assert scored == [num_masked] * 2 + [num_padded] * 2  # two passes over one batch
+    assert num_masked < num_padded / 2
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's

@@ -13,7 +13,7 @@ from dspy_diffusion_infill.training.trainer import DiffusionTrainer, annealed_ma
 VOCABULARY = 61
 
 
-def tiny(seed: int = 0, *, is_causal: bool = False) -> LlamaForCausalLM:
+def tiny(seed: int = 0, *, is_causal: bool = False, attention: str = "sdpa") -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -23,6 +23,7 @@ def tiny(seed: int = 0, *, is_causal: bool = False) -> LlamaForCausalLM:
         num_attention_heads=2,
         is_causal=is_causal,
         tie_word_embeddings=True,
+        attn_implementation=attention,
     )
     return LlamaForCausalLM(config)
 
@@ -87,15 +88,42 @@ def test_the_head_is_computed_at_masked_positions_only(tmp_path):
     assert rows == [(int(inputs["masked"].sum()), VOCABULARY)]
 
 
-def test_annealing_begins_causal_and_ends_bidirectional(tmp_path):
-    inputs, model = batch(), tiny()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])  # CPUs train with the first
+def test_annealing_begins_causal_and_ends_bidirectional(tmp_path, attention):
+    inputs, model = batch(), tiny(attention=attention)
+    assert model.config._attn_implementation == attention
     annealed = trainer(model, tmp_path, shift=True, annealing_steps=10)
-    causal = tiny(is_causal=True)
+    causal = tiny(is_causal=True, attention=attention)
     for step, reference in ((0, causal), (10, model)):
         annealed.state.global_step = step
         found = annealed.compute_loss(model, inputs)
         expected = plain_loss(reference, inputs, shift=True, loss="masked_mean")
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_annealing_is_the_same_under_every_attention_also_in_bfloat16(tmp_path):
+    inputs, found = batch(), {}
+    for attention in ("eager", "sdpa"):
+        model = tiny(attention=attention)
+        annealed = trainer(model, tmp_path, shift=True, annealing_steps=10)
+        annealed.state.global_step = 4
+        found[attention, torch.float32] = annealed.compute_loss(model, inputs).item()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found[attention, torch.bfloat16] = annealed.compute_loss(model, inputs).item()
+    plain = found.pop(("eager", torch.float32))
+    assert plain != pytest.approx(plain_loss(model, inputs, shift=True, loss="masked_mean").item())
+    assert found.pop(("sdpa", torch.float32)) == pytest.approx(plain, rel=1e-5)
+    assert list(found.values()) == pytest.approx([plain] * 2, rel=1e-2)  # bfloat16 has 8 bits
+
+
+def test_a_batch_without_any_masked_token_has_no_loss_and_no_gradient(tmp_path):
+    """Response-only masking for ``elbo`` draws such masks."""
+    inputs, model = batch(), tiny()
+    inputs["masked"].zero_()
+    loss = trainer(model, tmp_path, shift=True, loss="elbo").compute_loss(model, inputs)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
 def test_annealed_mask_shows_later_tokens_by_the_share_and_never_padding():
@@ -115,9 +143,12 @@ def test_log_has_accuracy_and_speed_since_the_last_one(tmp_path):
     one = trainer(model, tmp_path, shift=False)
     _, outputs = one.compute_loss(model, inputs, return_outputs=True)
     right = (outputs["logits"].argmax(-1) == inputs["x0"][inputs["masked"]]).float().mean()
+    inputs["is_cut"][:2] = True
+    one.compute_loss(model, inputs)
     one.log({"loss": 1.0})
     one.log({"loss": 1.0})
     first, second = one.state.log_history
+    assert (first["num_cut"], second["num_cut"]) == (2, 0)
     assert first["masked_accuracy"] == pytest.approx(float(right))
     assert first["tokens_per_second"] > 0
     assert second["tokens_per_second"] == second["masked_accuracy"] == 0

@@ -35,6 +35,13 @@ class Progress(TrainerCallback):
             history = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
             self.path.write_text(history, encoding="utf-8")
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Has the last step logged too, so that the counts in the log are of all steps."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:

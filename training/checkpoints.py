@@ -76,6 +76,16 @@ def figures_of(checkpoint: Path) -> dict[str, float]:
     }
 
 
+def num_cut_of(checkpoint: Path) -> int | None:
+    """How many sequences of the stage, up to the checkpoint's step, were cut.
+
+    None where a part of the stage ran under a version that did not count them.
+    """
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    counts = [entry.get("num_cut") for entry in state["log_history"] if "loss" in entry]
+    return None if None in counts else sum(counts)
+
+
 def _first_difference(was: str, now: str) -> str:
     before, after = was.splitlines(), now.splitlines()
     pairs = zip(before, after, strict=False)

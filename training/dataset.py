@@ -29,10 +29,12 @@ class MaskedSequence:
     Attributes:
         input_ids: the clean tokens.
         draw: which of them are masked.
+        is_cut: whether the row had more tokens than fit.
     """
 
     input_ids: Int[Tensor, " length"]
     draw: MaskDraw
+    is_cut: bool = False
 
 
 class MaskedSequences(Dataset[MaskedSequence]):
@@ -74,7 +76,7 @@ class MaskedSequences(Dataset[MaskedSequence]):
         source, row = self._chunk[1][place]
         generator = Generator().manual_seed(hash((self.seed, source)) % 2**63)
         draw = self.draw_mask(row, generator, source)
-        return MaskedSequence(torch.tensor(row.input_ids), draw)
+        return MaskedSequence(torch.tensor(row.input_ids), draw, row.is_cut)
 
     def row(self, index: int) -> TokenizedRow:
         """The row of the sequence that was drawn as number ``index``, before masking."""
@@ -111,7 +113,7 @@ class Collator:
 
         Returns:
             ``input_ids`` (noised), ``x0`` (clean), ``masked`` and ``attention_mask`` of shape
-            (batch, longest); ``t`` and ``num_maskable`` of shape (batch,).
+            (batch, longest); ``t``, ``num_maskable`` and ``is_cut`` of shape (batch,).
         """
         length = max(len(s.input_ids) for s in sequences)
         x0 = torch.full((len(sequences), length), self.pad_id)
@@ -129,4 +131,5 @@ class Collator:
             "attention_mask": attention,
             "t": t,
             "num_maskable": torch.tensor([s.draw.num_maskable for s in sequences]),
+            "is_cut": torch.tensor([s.is_cut for s in sequences]),
         }

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from dspy_diffusion_infill.denoisers import Denoiser, ScoreRequest
 from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.training.rows import Row, content_spans, pair, tokens_inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +90,42 @@ def perplexity(
             "prompts and responses must be of one length, at least 1, "
             f"got {len(prompts)} and {len(responses)}"
         )
+    if not all(response.strip() for response in responses):
+        raise ValueError("a response is blank: perplexity needs at least one token of it")
+    rows = [pair(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    return row_perplexity(denoiser, rows, sigma_max=sigma_max, num_samples=num_samples, seed=seed)
+
+
+def row_perplexity(
+    denoiser: Denoiser,
+    rows: Sequence[Row],
+    *,
+    sigma_max: float = 10,
+    num_samples: int = 32,
+    seed: int = 0,
+) -> DiffusionPerplexity:
+    """The same of the responses of rows, each given all the turns before it.
+
+    Args:
+        denoiser: as in ``perplexity``.
+        rows: at least one, each with a response.
+        sigma_max: as in ``perplexity``.
+        num_samples: as in ``perplexity``.
+        seed: as in ``perplexity``.
+
+    Raises:
+        ValueError: no row, or an odd ``num_samples``.
+        ContextTooLongError: a row does not fit the denoiser.
+    """
+    if not rows:
+        raise ValueError("rows must hold at least one, got none")
     if num_samples < 2 or num_samples % 2:
         raise ValueError(f"num_samples must be an even number from 2, got {num_samples}")
     if sigma_max <= 0:
         raise ValueError(f"sigma_max must be above 0, got sigma_max={sigma_max}")
 
-    # 1. The tokens of each prompt and response, and which of them are the response.
-    texts = [_tokens(denoiser, p, r) for p, r in zip(prompts, responses, strict=True)]
+    # 1. The tokens of each row, and which of them are the response.
+    texts = [_tokens(denoiser, row) for row in rows]
 
     # 2. Draws of t and of masks; 3. the model scores what is masked.
     rng = random.Random(f"perplexity/{seed}")
@@ -110,30 +140,19 @@ def perplexity(
     return _estimate(draws, nlls, [len(places) for _, places in texts], num_samples)
 
 
-def _tokens(
-    denoiser: Denoiser, prompt: str, response: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _tokens(denoiser: Denoiser, row: Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(all tokens, positions of the response's tokens)."""
-    answer = response.strip()
-    if not answer:
-        raise ValueError("a response is blank: perplexity needs at least one token of it")
-    text = denoiser.render(
-        [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    )
-    start = text.rindex(answer)
+    text = denoiser.render([{"role": role, "content": content} for role, content in row.turns])
     encoding = denoiser.encode(text)
     if len(encoding.input_ids) > denoiser.context_length:
         raise ContextTooLongError(
             f"a prompt and its response have {len(encoding.input_ids)} tokens, more than the "
             f"context_length={denoiser.context_length} of {denoiser.name}: shorten the prompt"
         )
-    places = tuple(
-        k
-        for k, (a, b) in enumerate(encoding.offsets)
-        if start <= a and b <= start + len(answer) and b > a
-    )
+    *_, (_, start, end) = content_spans(text, row.turns, denoiser)
+    places = tuple(tokens_inside(encoding.offsets, start, end))
     if not places:
-        raise ValueError(f"no token lies wholly inside the response {answer!r}")
+        raise ValueError(f"no token lies wholly inside the response {row.response!r}")
     return encoding.input_ids, places
 
 

@@ -2,7 +2,7 @@
 
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.training.callbacks import Figures
-from dspy_diffusion_infill.training.diffusion_perplexity import perplexity
+from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity
 from dspy_diffusion_infill.training.options import EvaluationOptions
 from dspy_diffusion_infill.training.probe import probe, read_probe_rows
 from dspy_diffusion_infill.training.sources import read_pairs
@@ -23,13 +23,7 @@ def evaluate(denoiser: TransformerDenoiser, options: EvaluationOptions, *, seed:
         figures |= {f"probe_{name}": value for name, value in found.items()}
     if options.held_out is not None:
         pairs = read_pairs(options.held_out)[: options.held_out_rows]
-        result = perplexity(
-            denoiser,
-            [row.prompt for row in pairs],
-            [row.response for row in pairs],
-            num_samples=options.num_samples,
-            seed=seed,
-        )
+        result = row_perplexity(denoiser, pairs, num_samples=options.num_samples, seed=seed)
         figures |= {
             "nelbo": result.nelbo,
             "nelbo_standard_error": result.nelbo_standard_error,

@@ -2,11 +2,14 @@
 
 - ``masked_mean``: the mean cross-entropy over a sequence's masked tokens (paper Eq. 2 and Eq. 5).
 - ``elbo``: each masked token weighted by 1/t and the sum divided by the number of maskable tokens
-  (LLaDA's guidelines, arXiv 2502.09992 Eq. 3); with each token masked with probability t, its
-  expectation bounds the negative log-likelihood a token from above.
+  (LLaDA's guidelines, arXiv 2502.09992 Eq. 3). Over the draws that ``masking`` has for it, its mean
+  bounds the negative log-likelihood a token from above: exactly for full-sequence masking; for
+  response-only masking but for eps = 1e-3 of the integral over t, which is left out at t near 0
+  and made up for by weighing the rest 1 / (1 - eps).
 
-Both average over the sequences of a batch last. Every sequence weighs the same, so the mean over
-the batches of several processes or accumulation steps is exactly the mean over one large batch.
+Both average over the sequences of a batch last, one without any masked token among them: its loss
+is 0. Every sequence weighs the same, so the mean over the batches of several processes or
+accumulation steps is exactly the mean over one large batch.
 """
 
 from typing import Any
@@ -34,7 +37,7 @@ def diffusion_loss(
     Args:
         logits: at the masked positions, in row-major order of ``masked``.
         x0: the clean tokens.
-        masked: which positions were masked; at least one in each sequence.
+        masked: which positions were masked.
         t: the masking ratio of each sequence, in (0, 1].
         num_maskable: how many tokens of each sequence could have been masked; needed for ``elbo``.
         loss: ``masked_mean`` averages within each sequence, then over the batch; ``elbo`` as above.

@@ -8,6 +8,14 @@
   floor(t * |span|) + 1 tokens are masked, since infilling passes through every partly filled state.
 
 All three return a boolean mask that selects no token outside ``maskable`` and at least one inside.
+
+The loss ``elbo`` has draws of its own, since those above are not the ones whose expectation is the
+bound: floor and the forced token mask more, or fewer, than the weight 1/t supposes.
+
+- FS: k tokens, k uniform in 1..n, and t = k / n. The weight 1/(t * n) is then 1/k, and the mean is
+  exactly the bound of an order-agnostic model (arXiv 2110.02037).
+- RO: each token with probability p_mask = (1 - eps) * t + eps, as in LLaDA's guidelines
+  (arXiv 2502.09992), and nothing forced: a mask of no token is a draw like others, of loss 0.
 """
 
 import math
@@ -18,10 +26,11 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from dspy_diffusion_infill.training.options import MaskingOptions
+from dspy_diffusion_infill.training.options import LossName, MaskingOptions
 from dspy_diffusion_infill.training.rows import TokenizedRow
 
 Span = tuple[int, int]
+MIN_P_MASK = 1e-3  # eps of LLaDA's guidelines: it bounds the weight 1 / p_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,7 @@ class MaskDraw:
 
     Attributes:
         masked: True where the token is masked.
-        t: the masking ratio that was drawn, in (0, 1].
+        t: the masking ratio that was drawn, in (0, 1]; what the loss ``elbo`` divides by.
         num_maskable: how many tokens could have been masked.
     """
 
@@ -43,10 +52,9 @@ def full_sequence_mask(
     maskable: Bool[Tensor, " length"], t: float, generator: Generator
 ) -> MaskDraw:
     """Masks floor(t * number of maskable tokens) random tokens, and at least one."""
-    candidates = maskable.nonzero().squeeze(1)
-    num_masked = max(1, math.floor(t * len(candidates)))
-    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:num_masked]]
-    return MaskDraw(_mask_of(chosen, len(maskable)), t, len(candidates))
+    num_maskable = int(maskable.sum())
+    masked = _random_subset(maskable, max(1, math.floor(t * num_maskable)), generator)
+    return MaskDraw(masked, t, num_maskable)
 
 
 def response_only_mask(
@@ -57,6 +65,25 @@ def response_only_mask(
     if not masked.any():
         masked = full_sequence_mask(response, 0.0, generator).masked
     return MaskDraw(masked, t, int(response.sum()))
+
+
+def full_sequence_mask_for_elbo(
+    maskable: Bool[Tensor, " length"], t: float, generator: Generator
+) -> MaskDraw:
+    """Masks k random tokens of n, where t uniform in (0, 1] makes k uniform in 1..n."""
+    num_maskable = int(maskable.sum())
+    num_masked = min(num_maskable, math.ceil(t * num_maskable))
+    masked = _random_subset(maskable, num_masked, generator)
+    return MaskDraw(masked, num_masked / num_maskable, num_maskable)
+
+
+def response_only_mask_for_elbo(
+    response: Bool[Tensor, " length"], t: float, generator: Generator
+) -> MaskDraw:
+    """Masks each response token with probability p_mask, and maybe none of them."""
+    p_mask = (1 - MIN_P_MASK) * t + MIN_P_MASK
+    masked = response & (torch.rand(len(response), generator=generator) < p_mask)
+    return MaskDraw(masked, p_mask, int(response.sum()))
 
 
 def window_mask(
@@ -95,7 +122,12 @@ def window_mask(
 
 
 def draw_mask(
-    options: MaskingOptions, row: TokenizedRow, generator: Generator, index: int
+    options: MaskingOptions,
+    row: TokenizedRow,
+    generator: Generator,
+    index: int,
+    *,
+    loss: LossName = "masked_mean",
 ) -> MaskDraw:
     """Masks a row in one of the ways of the options, chosen by their shares.
 
@@ -104,6 +136,7 @@ def draw_mask(
         row: the tokens; with response-only masking, at least one of a response.
         generator: the source of every random choice.
         index: number of the sequence, for low-discrepancy t.
+        loss: that the mask is for; ``elbo`` has draws of its own, and no window masking.
     """
     t = draw_t(generator, index=index, low_discrepancy=options.low_discrepancy)
     way = float(torch.rand((), generator=generator))
@@ -118,8 +151,10 @@ def draw_mask(
             tokens_per_window=options.tokens_per_window,
         )
     if way < options.window + options.response_only:
-        return response_only_mask(torch.tensor(row.is_response), t, generator)
-    return full_sequence_mask(maskable, t, generator)
+        mask = response_only_mask_for_elbo if loss == "elbo" else response_only_mask
+        return mask(torch.tensor(row.is_response), t, generator)
+    mask = full_sequence_mask_for_elbo if loss == "elbo" else full_sequence_mask
+    return mask(maskable, t, generator)
 
 
 def draw_t(generator: Generator, *, index: int = 0, low_discrepancy: int = 0) -> float:
@@ -135,7 +170,11 @@ def _randint(low: int, high: int, generator: Generator) -> int:
     return int(torch.randint(low, high + 1, (1,), generator=generator))
 
 
-def _mask_of(positions: Tensor, length: int) -> Bool[Tensor, " length"]:
-    mask = torch.zeros(length, dtype=torch.bool)
-    mask[positions] = True
+def _random_subset(
+    maskable: Bool[Tensor, " length"], size: int, generator: Generator
+) -> Bool[Tensor, " length"]:
+    """``size`` of the maskable tokens, each subset alike."""
+    candidates = maskable.nonzero().squeeze(1)
+    mask = torch.zeros_like(maskable)
+    mask[candidates[torch.randperm(len(candidates), generator=generator)[:size]]] = True
     return mask

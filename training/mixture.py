@@ -4,9 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.training.options import DataOptions, SourceOptions
+from dspy_diffusion_infill.training.options import DataOptions, SourceOptions, TooLong
 from dspy_diffusion_infill.training.rows import (
     Group,
     Row,
@@ -34,12 +35,15 @@ class Pool:
         render: an element and a generator -> a row.
         weight: share of the sequences, beside the other pools' weights.
         max_length: tokens of a row, padding included.
+        too_long: what happens to a row of more: ``cut`` at the end, ``drop``: another one is drawn,
+            or ``raise``.
     """
 
     elements: tuple[Row, ...] | tuple[Group, ...]
     render: Callable[..., Row]
     weight: float
     max_length: int
+    too_long: TooLong = "cut"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +76,16 @@ class Mixture:
         """The row of sequence ``index``; where one teaches nothing, the next that does.
 
         Raises:
-            DataError: if none of a thousand is of use.
+            DataError: if none of a thousand is of use, or one is too long where that is an error.
         """
         for attempt in range(1000):
             pool, element = self._pick(rng, index + attempt)
             row = pool.render(element, rng)
             tokens = tokenize_row(row, self.coder, max_length=pool.max_length)
+            if tokens.is_cut and pool.too_long == "raise":
+                raise DataError(_too_long_message(row, pool.max_length))
+            if tokens.is_cut and pool.too_long == "drop":
+                continue
             if sum(tokens.maskable) < (1 if self.in_order else MIN_TOKENS):
                 continue
             if self.needs_response and not any(tokens.is_response):
@@ -144,11 +152,13 @@ def make_pools(
         key = (id(source.items), limit)
         if key not in fitting:
             fitting[key] = _fitting(source, limit, data.too_long, coder)
-        pools.append(_pool(fitting[key], source.options, limit))
+        pools.append(_pool(fitting[key], source.options, limit, data.too_long, coder))
     return tuple(pools), [source.tally for source in fitting.values()]
 
 
-def _pool(source: Source, options: SourceOptions, max_length: int) -> Pool:
+def _pool(
+    source: Source, options: SourceOptions, max_length: int, rule: TooLong, coder: TextCoder
+) -> Pool:
     elements: Sequence[Row] | Sequence[Group]
     if options.shape == "rows":
         if source.groups:
@@ -162,26 +172,30 @@ def _pool(source: Source, options: SourceOptions, max_length: int) -> Pool:
         if options.shape == "ungrouped":
             elements, render = ungrouped, _as_it_is
         else:
-            elements, render = [*source.groups, *groups], _render_of(options)
+            # Under ``drop``, a row loses as many of its examples as do not fit.
+            fits = partial(_row_fits, coder=coder, limit=max_length) if rule == "drop" else None
+            elements, render = [*source.groups, *groups], _render_of(options, fits)
     if not elements:
         raise DataError(f"{options.path} holds nothing of the shape {options.shape!r}")
     together: tuple[Row, ...] | tuple[Group, ...] = tuple(elements)  # pyright: ignore
-    return Pool(together, render, options.weight, max_length)
+    return Pool(together, render, options.weight, max_length, rule)
 
 
 def _as_it_is(row: Row, _rng: random.Random) -> Row:
     return row
 
 
-def _render_of(options: SourceOptions) -> Callable[..., Row]:
+def _render_of(options: SourceOptions, fits: Callable[[Row], bool] | None) -> Callable[..., Row]:
     """What makes a row of a group."""
-    numbers = {} if options.max_examples is None else {"max_examples": options.max_examples}
+    given: dict[str, Any] = {"fits": fits}
+    if options.max_examples is not None:
+        given["max_examples"] = options.max_examples
     if options.shape == "chat_adapter":
-        return partial(with_adapter, **numbers)
-    return partial(with_worked_examples, examples_first=options.examples == "before", **numbers)
+        return partial(with_adapter, **given)
+    return partial(with_worked_examples, examples_first=options.examples == "before", **given)
 
 
-def _fitting(source: Source, limit: int, rule: str, coder: TextCoder) -> Source:
+def _fitting(source: Source, limit: int, rule: TooLong, coder: TextCoder) -> Source:
     """The source without the items that are too long, which a tally of its own counts."""
     tally = replace(source.tally)
     kept = [item for item in source.items if _fits(item, tally, limit, rule, coder)]
@@ -190,7 +204,7 @@ def _fitting(source: Source, limit: int, rule: str, coder: TextCoder) -> Source:
     return Source(source.options, kept, tally)
 
 
-def _fits(item: Item, tally: Tally, limit: int, rule: str, coder: TextCoder) -> bool:
+def _fits(item: Item, tally: Tally, limit: int, rule: TooLong, coder: TextCoder) -> bool:
     row = item.content if isinstance(item.content, Row) else _longest_example(item.content)
     if _num_bytes(row, coder) <= limit:  # a token is at least a byte
         return True
@@ -207,6 +221,19 @@ def _fits(item: Item, tally: Tally, limit: int, rule: str, coder: TextCoder) -> 
         return False
     tally.num_cut += 1
     return True
+
+
+def _row_fits(row: Row, *, coder: TextCoder, limit: int) -> bool:
+    return _num_bytes(row, coder) <= limit or len(tokenize_row(row, coder).input_ids) <= limit
+
+
+def _too_long_message(row: Row, limit: int) -> str:
+    beginning = " ".join(row.turns[0][1].split())[:60]
+    return (
+        f"a row that begins with {beginning!r} has more than max_length={limit} tokens with its "
+        "worked examples: raise data.max_length, lower the source's max_examples, or set "
+        "data.too_long to cut or drop"
+    )
 
 
 def _longest_example(group: Group) -> Row:

@@ -19,7 +19,11 @@ from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.published import read_config
 from dspy_diffusion_infill.denoisers.tokenizer import load_tokenizer
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
-from dspy_diffusion_infill.errors import DenoiserError, NotMaskedDiffusionError
+from dspy_diffusion_infill.errors import (
+    DenoiserError,
+    MissingMaskTokenError,
+    NotMaskedDiffusionError,
+)
 from dspy_diffusion_infill.training.options import ModelOptions, Recipe
 
 ADDED_BASE = "base"  # folder in the output that holds a base with a mask token added
@@ -59,6 +63,7 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
 
     Raises:
         DenoiserError: the base cannot be loaded.
+        MissingMaskTokenError: a mask token would have to be added, and the form cannot teach it.
     """
     options = recipe.model
     set_seed(recipe.seed)  # the adapter's first weights are random
@@ -186,6 +191,13 @@ def _base_with_mask_token(options: ModelOptions, output: Path) -> str:
     tokenizer = load_tokenizer(source.folder)
     if adapt.mask_token in tokenizer.get_vocab():
         return options.base if source.hub_id else str(source.folder.resolve())
+    if options.form != "full":
+        raise MissingMaskTokenError(
+            f"the vocabulary of {options.base} has no token {adapt.mask_token!r}, and with "
+            f"model.form={options.form} the embedding of an added one would never be taught: set "
+            "model.form=full, or model.adapt.mask_token to a token that the model has no other "
+            "use for"
+        )
     copy = output / ADDED_BASE
     if PartialState().is_main_process and not (copy / "config.json").is_file():
         hub.fetch_weights(source)

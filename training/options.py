@@ -10,6 +10,7 @@ from typing import Literal
 LossName = Literal["masked_mean", "elbo"]
 Form = Literal["full", "lora", "qlora"]
 Shape = Literal["rows", "ungrouped", "worked_examples", "chat_adapter"]
+TooLong = Literal["cut", "drop", "raise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,8 @@ class AdaptOptions:
 
     Attributes:
         mask_token: a token of the vocabulary that the model has no other use for; with
-            ``form: full``, a new token is added where there is none of this name.
+            ``form: full``, a new token is added where there is none of this name, which the other
+            forms refuse: they would not teach its embedding.
         annealing_steps: optimizer steps over which the later tokens come into sight; 0 is at once.
         context_length: tokens that the taught denoiser takes; None is the longest row's limit.
         block_length: masks that it fills best before those that follow; None is all at once.
@@ -140,14 +142,15 @@ class DataOptions:
         max_length: tokens of a sequence.
         too_long: what happens to a row of more tokens: ``cut`` keeps its first ``max_length`` (a
             row whose response would be lost is dropped), ``drop`` leaves it out, ``raise`` is an
-            error.
+            error. Of drawn worked examples, ``drop`` leaves out as many as do not fit. Rows that
+            are read are counted when they are, sequences that were cut in the log.
         on_error: ``raise`` at the first bad row with file and line, or ``skip`` and count it.
         bucket: batches among which sequences are sorted by length, to save padding.
     """
 
     sources: tuple[SourceOptions, ...]
     max_length: int = 4096
-    too_long: Literal["cut", "drop", "raise"] = "drop"
+    too_long: TooLong = "drop"
     on_error: Literal["raise", "skip"] = "raise"
     bucket: int = 1
 
@@ -242,7 +245,7 @@ class Stage:
         epochs: passes over all rows; each row once a pass, in an order of its own.
         steps: optimizer steps; without ``epochs``, on rows that are drawn by the sources' weights,
             with it, the stage ends after so many at the latest.
-        loss: ``masked_mean`` (the paper) or ``elbo`` (1/t).
+        loss: ``masked_mean`` (the paper) or ``elbo`` (1/t), which has mask draws of its own.
         weights: of the sources in this stage, 0 for none of one; None is the sources' own.
     """
 
@@ -277,7 +280,8 @@ class EvaluationOptions:
         every: optimizer steps between two evaluations; 0 is at the end only.
         probe: JSONL file of the infill probe, rows {text, start, end}; None leaves it out.
         probe_rows: how many of its rows.
-        held_out: JSONL file of {prompt, response} rows whose NELBO is measured.
+        held_out: JSONL file of rows with a response, whose NELBO is measured given all the turns
+            before it.
         held_out_rows: how many of its rows.
         num_samples: masks drawn for each of those rows.
     """

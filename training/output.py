@@ -18,7 +18,6 @@ from dspy_diffusion_infill.training.callbacks import Figures
 from dspy_diffusion_infill.training.model import Trainable, output_settings
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import as_yaml
-from dspy_diffusion_infill.training.sources import Tally
 
 _ADAPTER = "adapter_model.safetensors"
 
@@ -29,7 +28,7 @@ def write_output(
     checkpoint: Path,
     model: Trainable,
     figures: Figures,
-    tallies: Sequence[Tally],
+    data: Sequence[str],
 ) -> None:
     """Writes the checkpoint in the form in which it is shared, and what is to be known about it.
 
@@ -39,7 +38,7 @@ def write_output(
         checkpoint: Trainer's last one, which has every weight whatever the processes held.
         model: for its configuration and tokenizer.
         figures: of the evaluation at the end.
-        tallies: what became of the data's rows.
+        data: lines about what became of the data's rows.
     """
     settings = output_settings(recipe, output)
     if recipe.model.form != "full":
@@ -53,7 +52,7 @@ def write_output(
     if settings is not None:
         settings.write(output)
     (output / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    card = model_card(recipe, model.name, figures, [str(tally) for tally in tallies])
+    card = model_card(recipe, model.name, figures, data)
     (output / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -64,7 +63,7 @@ def model_card(recipe: Recipe, base: str, figures: Mapping[str, float], data: Se
         recipe: of the run.
         base: what it was made from, with revision.
         figures: of the evaluation at the end, by name.
-        data: a line about each source.
+        data: lines about what became of its rows.
     """
     front = yaml.safe_dump({"base_model": recipe.model.base, "tags": ["masked-diffusion", "dspy"]})
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())

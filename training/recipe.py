@@ -1,4 +1,9 @@
-"""Recipes: YAML files, found by name or path, with overrides, and no key that is not known."""
+"""Recipes: YAML files, found by name or path, with overrides, and no key that is not known.
+
+A recipe may say ``extends: NAME`` (or a file's path, from its own folder): it is then that recipe
+with its own keys in place. What both hold as a mapping is merged key by key; anything else, lists
+too, is replaced.
+"""
 
 import difflib
 import types
@@ -19,12 +24,27 @@ except ImportError as error:
     ) from error
 
 T = TypeVar("T")
-_FOLDER = resources.files("dspy_diffusion_infill.training") / "recipes"
+_FOLDER = Path(str(resources.files("dspy_diffusion_infill.training"))) / "recipes"
 
 
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
-    return sorted(p.name[: -len(".yaml")] for p in _FOLDER.iterdir() if p.name.endswith(".yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def accelerate_config(name: str) -> Path:
+    """The file of one of the accelerate configurations that come with the package.
+
+    Args:
+        name: ``fsdp2`` or ``deepspeed_zero3``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    files = {path.stem: path for path in sorted((_FOLDER / "accelerate").glob("*.yaml"))}
+    if name not in files:
+        raise ValueError(f"no accelerate configuration {name!r}: give one of {', '.join(files)}")
+    return files[name]
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -39,9 +59,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         ValueError: no such recipe, an unknown key, or a value of the wrong type or range; the
             message has the key's place in the recipe.
     """
-    tree = yaml.safe_load(_recipe_text(name_or_path))
-    if not isinstance(tree, dict):
-        raise ValueError(f"recipe {name_or_path} must be a mapping, got {type(tree).__name__}")
+    tree = _tree(_recipe_file(name_or_path))
     for override in overrides:
         _set(tree, override)
     shared = tree.pop("optimizer", {})
@@ -92,18 +110,43 @@ def as_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True)
 
 
-def _recipe_text(name_or_path: str | Path) -> str:
-    path = Path(name_or_path)
+def _recipe_file(name_or_path: str | Path, *, folder: Path | None = None) -> Path:
+    """The recipe's file; a path starts from ``folder``, the working directory where None."""
+    path = (folder or Path()) / name_or_path
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise ValueError(f"recipe file {path} does not exist")
-        return path.read_text(encoding="utf-8")
+        return path
     names = recipe_names()
     if str(name_or_path) not in names:
         raise ValueError(
             f"no recipe {str(name_or_path)!r}: give a .yaml file or one of {', '.join(names)}"
         )
-    return (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    return _FOLDER / f"{name_or_path}.yaml"
+
+
+def _tree(file: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a recipe says, and in what it leaves out the recipe that it extends."""
+    if file.resolve() in extended_by:
+        raise ValueError(f"recipe {file} extends itself")
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {file} must be a mapping, got {type(tree).__name__}")
+    if (extended := tree.pop("extends", None)) is None:
+        return tree
+    if not isinstance(extended, str):
+        raise ValueError(f"recipe.extends must be a recipe's name or file, got {extended!r}")
+    below = _recipe_file(extended, folder=file.parent)
+    return _merged(_tree(below, extended_by=(*extended_by, file.resolve())), tree)
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``below`` with what ``above`` says in place of it, mappings merged key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _set(tree: dict[str, Any], override: str) -> None:

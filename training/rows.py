@@ -7,10 +7,10 @@ statement of them (``with_worked_examples``, ``with_adapter``), as the optimizer
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.adapters.base import Adapter
@@ -19,6 +19,7 @@ from dspy_diffusion_infill.denoisers import Encoding
 
 SEPARATOR = "\n\n"
 _PLACE = "\ue000content\ue001"  # private characters, which no template writes
+Examples = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +107,41 @@ def with_worked_examples(
     max_examples: int = 6,
     max_chars: int = 1400,
     examples_first: bool = False,
+    fits: Callable[[Row], bool] | None = None,
 ) -> Row:
     """One statement of the instructions and some worked examples; the last answer is the response.
 
     At least one example stays, whatever its length; further ones as long as all together have
-    ``max_chars`` characters. With ``examples_first`` those that are answered in the prompt stand
-    before the instructions; the one whose answer is the response follows them in any case.
+    ``max_chars`` characters, and the row ``fits``. With ``examples_first`` those that are answered
+    in the prompt stand before the instructions; the one whose answer is the response follows them
+    in any case.
     """
-    examples = _some_examples(group, rng, max_examples, max_chars)
-    answered = [f"{question} {answer}" for question, answer in examples[:-1]]
-    blocks = [*answered, group.instructions] if examples_first else [group.instructions, *answered]
-    prompt = SEPARATOR.join([*blocks, examples[-1][0]])
-    return pair(prompt, examples[-1][1], instructions=group.instructions)
+
+    def row_of(examples: Examples) -> Row:
+        answered = [f"{question} {answer}" for question, answer in examples[:-1]]
+        above, below = (answered, []) if examples_first else ([], answered)
+        prompt = SEPARATOR.join([*above, group.instructions, *below, examples[-1][0]])
+        return pair(prompt, examples[-1][1], instructions=group.instructions)
+
+    return _most_that_fits(row_of, _some_examples(group, rng, max_examples, max_chars), fits)
 
 
 def with_adapter(
-    group: Group, rng: random.Random, *, max_examples: int = 3, max_chars: int = 700
+    group: Group,
+    rng: random.Random,
+    *,
+    max_examples: int = 3,
+    max_chars: int = 700,
+    fits: Callable[[Row], bool] | None = None,
 ) -> Row:
     """The same as DSPy's ChatAdapter sends it: instructions in the system message, then turns."""
     signature = dspy.make_signature("input -> output", group.instructions)
-    examples = _some_examples(group, rng, max_examples, max_chars)
-    fields = [{"input": _without_markers(q), "output": a.strip()} for q, a in examples]
-    return adapter_row(signature, fields[-1], demos=fields[:-1], adapter=dspy.ChatAdapter())
+
+    def row_of(examples: Examples) -> Row:
+        fields = [{"input": _without_markers(q), "output": a.strip()} for q, a in examples]
+        return adapter_row(signature, fields[-1], demos=fields[:-1], adapter=dspy.ChatAdapter())
+
+    return _most_that_fits(row_of, _some_examples(group, rng, max_examples, max_chars), fits)
 
 
 def adapter_row(
@@ -163,6 +177,19 @@ def _some_examples(
     return examples
 
 
+def _most_that_fits(
+    row_of: Callable[[Examples], Row],
+    examples: Examples,
+    fits: Callable[[Row], bool] | None,
+) -> Row:
+    """The row of as many of the examples as fit, in their order, and of one in any case."""
+    row = row_of(examples)
+    while fits is not None and len(examples) > 1 and not fits(row):
+        examples = examples[:-1]
+        row = row_of(examples)
+    return row
+
+
 def _without_markers(question: str) -> str:
     """The input alone, without "Input:" or "Q:" before it and "Output:" or "A:" after it."""
     body = question.rsplit("\n", 1)[0]
@@ -191,12 +218,14 @@ class TokenizedRow:
         maskable: True for content: text of the turns, and the end-of-turn token of the response.
         is_response: True for the response and its end-of-turn token.
         preferred: token spans of the instructions.
+        is_cut: whether the row had more tokens than these.
     """
 
     input_ids: list[int]
     maskable: list[bool]
     is_response: list[bool]
     preferred: list[tuple[int, int]]
+    is_cut: bool = False
 
 
 def tokenize_row(row: Row, coder: TextCoder, *, max_length: int | None = None) -> TokenizedRow:
@@ -208,8 +237,7 @@ def tokenize_row(row: Row, coder: TextCoder, *, max_length: int | None = None) -
     encoding = coder.encode(text)
     ids, offsets = list(encoding.input_ids[:max_length]), encoding.offsets[:max_length]
     maskable, is_response = [False] * len(ids), [False] * len(ids)
-    markers = turn_markers(coder, tuple(role for role, _ in row.turns))
-    spans = list(_content_spans(text, row.turns, markers))
+    spans = content_spans(text, row.turns, coder)
     for number, (role, start, end) in enumerate(spans, start=1):
         last_assistant = role == "assistant" and number == len(spans)
         inside = tokens_inside(offsets, start, end)
@@ -218,7 +246,8 @@ def tokenize_row(row: Row, coder: TextCoder, *, max_length: int | None = None) -
         for k in inside:
             maskable[k] = k > 0  # a shifted model cannot score the first token
             is_response[k] = last_assistant
-    return TokenizedRow(ids, maskable, is_response, _preferred(text, row, offsets))
+    is_cut = len(ids) < len(encoding.input_ids)
+    return TokenizedRow(ids, maskable, is_response, _preferred(text, row, offsets), is_cut)
 
 
 def with_eos_padding(row: TokenizedRow, *, eos_id: int, multiple: int) -> TokenizedRow:
@@ -251,20 +280,38 @@ def _preferred(text: str, row: Row, offsets: Sequence[tuple[int, int]]) -> list[
     return spans
 
 
-def _content_spans(
-    text: str, turns: Sequence[tuple[str, str]], markers: Sequence[str]
-) -> Iterator[tuple[str, int, int]]:
-    """(role, start, end) of each turn's content in the rendered text, outer whitespace left out."""
+def content_spans(
+    text: str, turns: Sequence[tuple[str, str]], coder: TextCoder
+) -> list[tuple[str, int, int]]:
+    """(role, start, end) of each turn's content in the rendered text, outer whitespace left out.
+
+    Args:
+        text: the turns in the chat template.
+        turns: (role, content) pairs.
+        coder: rendered them.
+    """
+    spans, markers = [], turn_markers(coder, tuple(role for role, _ in turns))
     position = len(markers[0])
     for (role, content), marker in zip(turns, markers[1:], strict=True):
         if not text.startswith(content + marker, position):
             content = content.strip()  # some templates strip a turn's content
         start = position + len(content) - len(content.lstrip())
-        yield role, start, start + len(content.strip())
+        spans.append((role, start, start + len(content.strip())))
         position += len(content) + len(marker)
+    return spans
 
 
-@lru_cache(maxsize=256)
+# By coder, whose model is to be freed when nothing else needs it.
+_MARKERS: WeakKeyDictionary[TextCoder, dict[tuple[str, ...], list[str]]] = WeakKeyDictionary()
+
+
 def turn_markers(coder: TextCoder, roles: tuple[str, ...]) -> list[str]:
     """What the chat template writes before, between and after the contents of such turns."""
-    return coder.render([{"role": role, "content": _PLACE} for role in roles]).split(_PLACE)
+    try:
+        known = _MARKERS.setdefault(coder, {})
+    except TypeError:  # a coder that cannot be hashed, or be referred to weakly
+        known = {}
+    if roles not in known:
+        messages = [{"role": role, "content": _PLACE} for role in roles]
+        known[roles] = coder.render(messages).split(_PLACE)
+    return known[roles]

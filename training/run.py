@@ -21,6 +21,7 @@ from dspy_diffusion_infill.training.checkpoints import (
     begin,
     figures_of,
     latest_checkpoint,
+    num_cut_of,
     stage_folder,
     step_of,
 )
@@ -82,8 +83,9 @@ def train(
     # 2. The stages, each from the weights of the one before.
     model = load_trainable(recipe, output)
     pools, tallies = make_pools(sources, recipe.data, model.denoiser())
-    for tally in tallies:
-        show(str(tally))
+    about_data = [str(tally) for tally in tallies]
+    for line in about_data:
+        show(line)
     weights = output
     for number in range(len(recipe.stages)):
         plan = plan_stage(recipe, number, pools, output, num_processes=process.num_processes)
@@ -95,11 +97,12 @@ def train(
                 model = load_trainable(recipe, output, weights=weights)
             latest = run_stage(recipe, plan, pools, model, show)
         weights = latest
+        about_data += _about_cut(plan, num_cut_of(latest))
 
     # 3. The last checkpoint as a denoiser, with its card.
     figures = figures_of(weights)
     if process.is_main_process:
-        write_output(recipe, output, weights, model, figures, tallies)
+        write_output(recipe, output, weights, model, figures, about_data)
     process.wait_for_everyone()
     return Trained(output, figures)
 
@@ -121,6 +124,12 @@ class Plan:
     folder: Path
     num_steps: int
     accumulation: int
+
+    @property
+    def num_sequences(self) -> int:
+        """Of all steps, over all processes."""
+        optimizer = self.stage.optimizer
+        return self.num_steps * optimizer.batch_size * optimizer.accumulation
 
 
 def plan_stage(
@@ -204,7 +213,7 @@ def measure(recipe: Recipe, model: Trainable, trainer: DiffusionTrainer) -> Figu
 def _dataset(
     recipe: Recipe, plan: Plan, pools: tuple[Pool, ...], model: Trainable
 ) -> MaskedSequences:
-    masking, optimizer = plan.stage.masking, plan.stage.optimizer
+    masking = plan.stage.masking
     seed = recipe.seed + 1_000_003 * plan.number  # each stage draws anew
     mixture = Mixture(
         pools=_pools_of(plan.stage, pools),
@@ -217,10 +226,10 @@ def _dataset(
     )
     return MaskedSequences(
         mixture,
-        partial(draw_mask, masking),
-        num_sequences=plan.num_steps * optimizer.batch_size * optimizer.accumulation,
+        partial(draw_mask, masking, loss=plan.stage.loss),
+        num_sequences=plan.num_sequences,
         seed=seed,
-        batch_size=optimizer.batch_size,
+        batch_size=plan.stage.optimizer.batch_size,
         bucket=recipe.data.bucket,
     )
 
@@ -231,6 +240,16 @@ def _pools_of(stage: Stage, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
         return pools
     pairs = zip(pools, stage.weights, strict=True)
     return tuple(replace(pool, weight=weight) for pool, weight in pairs if weight > 0)
+
+
+def _about_cut(plan: Plan, num_cut: int | None) -> list[str]:
+    """A line for the card, where sequences were cut."""
+    if not num_cut:
+        return []
+    return [
+        f"stage {plan.stage.name}: {num_cut:,} of {plan.num_sequences:,} sequences were cut at "
+        "their longest length"
+    ]
 
 
 def _eos_id(checkpoint: Checkpoint) -> int:

@@ -129,9 +129,12 @@ def read_pairs(path: str | Path) -> list[Row]:
     """The rows of a JSONL file that have a response.
 
     Raises:
-        DataError: as ``read_source``.
+        DataError: as ``read_source``, or the file holds instructions with examples only.
     """
-    return read_source(SourceOptions(path=str(path))).rows
+    rows = read_source(SourceOptions(path=str(path))).rows
+    if not rows:
+        raise DataError(f"{path} holds no row with a response")
+    return rows
 
 
 def write_rows(rows: Iterable[Row], path: str | Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from transformers import Trainer
 
@@ -18,8 +18,9 @@ from dspy_diffusion_infill.training.options import LossName
 class DiffusionTrainer(Trainer):
     """Computes the loss on masked positions only.
 
-    Batches are those of ``training.dataset.Collator``. Logged beside the loss: ``masked_accuracy``,
-    the share of masked tokens whose most likely token is the right one, and ``tokens_per_second``.
+    Batches are those of ``training.dataset.Collator``. Logged beside the loss, since the last log:
+    ``masked_accuracy``, the share of masked tokens whose most likely token is the right one;
+    ``tokens_per_second``; and ``num_cut``, sequences that were cut at their longest length.
 
     Args:
         args: Trainer's own arguments, by position.
@@ -41,8 +42,9 @@ class DiffusionTrainer(Trainer):
         self.loss_name: LossName = loss
         self.shift, self.annealing_steps = shift, annealing_steps
         self.model_accepts_loss_kwargs = False  # the loss of a batch is a mean: Trainer averages it
-        # Right answers, masked tokens and tokens since the last log, summed where the model is.
-        self._counts = torch.zeros(3, device=self.args.device)
+        # Since the last log, summed where the model is: right answers, masked tokens, tokens, and
+        # sequences that were cut.
+        self._counts = torch.zeros(4, device=self.args.device)
         self._since = time.monotonic()
 
     def compute_loss(
@@ -61,14 +63,14 @@ class DiffusionTrainer(Trainer):
         with head_on_positions(unwrapped, positions):
             logits = model(
                 input_ids=inputs["input_ids"],
-                attention_mask=self._attention(inputs["attention_mask"]),
+                attention_mask=self._attention(inputs["attention_mask"], unwrapped),
                 use_cache=False,
             ).logits
         # 3. The cross-entropy, weighed.
         loss = diffusion_loss(
             logits, x0, masked, inputs["t"], inputs["num_maskable"], loss=self.loss_name
         )
-        self._count(logits.detach(), x0[masked], inputs["attention_mask"])
+        self._count(logits.detach(), x0[masked], inputs)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     @contextmanager
@@ -79,35 +81,42 @@ class DiffusionTrainer(Trainer):
         self._since += time.monotonic() - began
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the masked accuracy and the speed since the last log, over all processes."""
+        """Adds what was counted since the last log, over all processes."""
         if "loss" in logs:
             counts: Any = self.accelerator.reduce(self._counts, "sum")
-            right, seen, tokens = counts.tolist()
+            right, seen, tokens, num_cut = counts.tolist()
             now = time.monotonic()
             logs["masked_accuracy"] = right / max(1.0, seen)
             logs["tokens_per_second"] = tokens / max(1e-9, now - self._since)
+            logs["num_cut"] = int(num_cut)
             self._counts, self._since = torch.zeros_like(self._counts), now
         super().log(logs, *args, **kwargs)
 
-    def _attention(self, mask: Int[Tensor, "batch length"]) -> Tensor:
-        """The padding mask; while a causal LM is annealed, what each token sees of the others."""
+    def _attention(self, mask: Int[Tensor, "batch length"], model: Any) -> Tensor:
+        """The padding mask; while a causal LM is annealed, what each token sees of the others.
+
+        Plain attention adds a mask of four dimensions to its scores; the fused kernels read a
+        boolean one as what is seen, whatever precision they compute in.
+        """
         step = self.state.global_step
         if step >= self.annealing_steps:
             return mask
         generator = Generator().manual_seed(step)
-        return annealed_mask(mask, share=step / self.annealing_steps, generator=generator)
+        seen = annealed_mask(mask, share=step / self.annealing_steps, generator=generator)
+        return additive(seen) if model.config._attn_implementation == "eager" else seen
 
     @torch.no_grad()
-    def _count(self, logits: Tensor, targets: Tensor, attention_mask: Tensor) -> None:
+    def _count(self, logits: Tensor, targets: Tensor, inputs: dict[str, Tensor]) -> None:
         right = (logits.argmax(-1) == targets).sum()
         seen = torch.tensor(len(targets), device=right.device)
-        self._counts += torch.stack([right, seen, attention_mask.sum()]).to(self._counts)
+        tokens, num_cut = inputs["attention_mask"].sum(), inputs["is_cut"].sum()
+        self._counts += torch.stack([right, seen, tokens, num_cut]).to(self._counts)
 
 
 def annealed_mask(
     padding: Int[Tensor, "batch length"], *, share: float, generator: Generator
 ) -> Bool[Tensor, "batch 1 length length"]:
-    """A mask between causal and bidirectional: each later token is in sight with a probability.
+    """What each token sees, from causal to bidirectional: a later one with a probability.
 
     Args:
         padding: 1 for tokens, 0 for padding.
@@ -119,3 +128,11 @@ def annealed_mask(
     seen |= torch.ones(length, length, dtype=torch.bool).tril()
     diagonal = torch.eye(length, dtype=torch.bool, device=padding.device)
     return (seen.to(padding.device) & padding[:, None, :].bool() | diagonal)[:, None]
+
+
+def additive(
+    seen: Bool[Tensor, "batch 1 length length"],
+) -> Float[Tensor, "batch 1 length length"]:
+    """What is added to attention scores: 0 where a token is seen, float32's lowest elsewhere."""
+    scores = torch.zeros(seen.shape, device=seen.device)
+    return scores.masked_fill(~seen, torch.finfo(scores.dtype).min)

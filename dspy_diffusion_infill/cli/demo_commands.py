@@ -1,12 +1,18 @@
 """``dspy-infill demo``: the main job on the embedded models, or on the user's own rows and LM."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 TaskFile = Annotated[Path | None, typer.Option(help="JSONL rows of your own task.")]
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", dir_okay=False, writable=True, help="Write figures here."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +28,14 @@ def demo(
     lm: Annotated[str | None, typer.Option(help="LM such as openai/gpt-4o-mini.")] = None,
     denoiser: Annotated[str | None, typer.Option(help="Name, hub id or folder.")] = None,
     max_metric_calls: Annotated[int, typer.Option(help="Budget of program runs.")] = 640,
+    max_heldout: Annotated[int, typer.Option(min=1, help="Held-out rows run at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     log_dir: Annotated[Path | None, typer.Option(help="Folder of a resumable journal.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Improves a small classification program and shows what changed and what it cost."""
+    if json_file is not None:
+        _make_folder(json_file)
     from dspy_diffusion_infill.cli import demo_run
 
     rows = demo_run.own_rows(task, input, output, seed) if task else demo_run.bundled_rows()
@@ -37,10 +46,26 @@ def demo(
         lm=lm,
         denoiser=denoiser,
         max_metric_calls=max_metric_calls,
+        max_heldout=max_heldout,
         seed=seed,
         log_dir=log_dir,
     )
     outcome = demo_run.run(rows, options)
     if json_file is not None:
-        json_file.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(outcome, indent=2, ensure_ascii=False) + "\n"
+        json_file.write_text(text, encoding="utf-8")
         typer.echo(f"figures written to {json_file}")
+
+
+def _make_folder(file: Path) -> None:
+    """Makes the folder of a file that is written at the end.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--json {file}: no folder can be made for it: {error}") from error
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(f"--json {file}: its folder cannot be written to")

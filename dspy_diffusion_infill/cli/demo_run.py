@@ -4,7 +4,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,17 +15,23 @@ from dspy.signatures import make_signature
 from rich.console import Console
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
-from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.estimate import CostEstimate
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
 from dspy_diffusion_infill.optimizer.results import DetailedResults, results_of
-from dspy_diffusion_infill.optimizer.validation import Validator
+from dspy_diffusion_infill.optimizer.validation import (
+    Evaluation,
+    TooManyFailuresError,
+    Validator,
+)
 from dspy_diffusion_infill.report import print_report
 
 NUM_TRAIN, NUM_VALID = 16, 32
 BUNDLED_TASK = "sentiment"
 BUNDLED_INSTRUCTIONS = "Tell me what the customer thinks of the product."
 _MAX_LABELS = 12
+_FIRST_RUNS = 8  # made before all others: an LM that answers none of them is not worth more
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows
     if not path.is_file():
         raise FileNotFoundError(f"--task {path}: there is no such file")
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # As bytes: a string of JSON may hold other line breaks than the one that ends a row.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             examples.append(_example(path, number, line, input_field, output_field))
     if len(examples) < 12:
@@ -72,9 +79,11 @@ def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows
     )
 
 
-def _example(path: Path, number: int, line: str, *fields: str) -> dspy.Example:
+def _example(path: Path, number: int, line: bytes, *fields: str) -> dspy.Example:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: no UTF-8: {error}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{number}: no JSON: {error}") from error
     missing = [field for field in fields if not isinstance(row, dict) or field not in row]
@@ -104,14 +113,17 @@ class DemoOptions:
     lm: str | None
     denoiser: str | None
     max_metric_calls: int
+    max_heldout: int
     seed: int
     log_dir: Path | None
 
 
 def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
-    """A one-step program; an output field with few different values is typed as these labels."""
-    labels = sorted({str(row[options.output_field]) for row in rows.train + rows.valid})
-    kind: Any = Literal[tuple(labels)] if len(labels) <= _MAX_LABELS else str
+    """A one-step program; an output field of few values that recur is typed as these labels."""
+    values = [str(row[options.output_field]) for row in rows.train + rows.valid + rows.heldout]
+    labels = sorted(set(values))
+    are_labels = len(labels) <= min(_MAX_LABELS, len(values) // 2)
+    kind: Any = Literal[tuple(labels)] if are_labels else str
     fields = {
         options.input_field: (str, dspy.InputField()),
         options.output_field: (kind, dspy.OutputField()),
@@ -120,11 +132,44 @@ def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
 
 
 def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
-    """Runs the demo and prints the report; returns its figures."""
+    """Runs the demo and prints the report; returns its figures.
+
+    Raises:
+        ValueError: the budget does not cover the first evaluation.
+        DiffusionInfillError: the LM answers nothing at all, before the search or during it.
+    """
+    _check_budget(rows, options)
     started, console = time.perf_counter(), Console()
-    program = make_program(rows, options)
-    metric = ExactMatch((options.output_field,))
-    optimizer = DiffusionInfill(
+    program, metric = make_program(rows, options), ExactMatch((options.output_field,))
+    optimizer, heldout = _optimizer(rows, options, metric), _drawn(rows.heldout, options)
+    adapter = TemplateAdapter() if options.lm is None else dspy.settings.adapter
+    with dspy.context(lm=_lm(options.lm), adapter=adapter):
+        cost = optimizer.estimate(program, rows.train, valset=rows.valid)
+        console.print(_announcement(rows, len(heldout), cost), highlight=False)
+        before = _first_evaluation(program, heldout, metric)
+        better = _compile(optimizer, program, rows, console)
+        after = _evaluate(better, heldout, metric)
+    results = results_of(better)
+    scores = [
+        ("validation", results.score_before, results.score_after),
+        ("held-out", before.mean, after.mean),
+    ]
+    print_report(results, scores, console=console)
+    console.print(_heldout_line(before, after), highlight=False, markup=False)
+    return _figures(results, before, after, time.perf_counter() - started)
+
+
+def _check_budget(rows: Rows, options: DemoOptions) -> None:
+    """The search checks this too, but only after the held-out rows were paid for."""
+    if options.max_metric_calls < len(rows.valid):
+        raise ValueError(
+            f"--max-metric-calls must be at least {len(rows.valid)}, one for each validation row, "
+            f"got {options.max_metric_calls}"
+        )
+
+
+def _optimizer(rows: Rows, options: DemoOptions, metric: ExactMatch) -> DiffusionInfill:
+    return DiffusionInfill(
         metric,
         options.denoiser,
         max_metric_calls=options.max_metric_calls,
@@ -132,28 +177,89 @@ def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
         sweeps=4,
         seed=options.seed,
         log_dir=options.log_dir,
-        max_errors=len(rows.valid),
+        max_errors=len(rows.valid) - 1,  # an evaluation without any answer ends the search
     )
-    adapter = TemplateAdapter() if options.lm is None else dspy.settings.adapter
-    with dspy.context(lm=_lm(options.lm), adapter=adapter):
-        sizes = (len(rows.train), len(rows.valid), len(rows.heldout))
-        console.print("{} train, {} validation, {} held-out rows".format(*sizes))
-        console.print(str(optimizer.estimate(program, rows.train, valset=rows.valid)))
-        before = _accuracy(program, rows.heldout, metric)
-        better = optimizer.compile(program, rows.train, valset=rows.valid)
-        after = _accuracy(better, rows.heldout, metric)
-    results = results_of(better)
-    validation = ("validation", results.score_before, results.score_after)
-    print_report(results, [validation, ("held-out", before, after)], console=console)
-    return _figures(results, before, after, time.perf_counter() - started)
+
+
+def _drawn(heldout: list[dspy.Example], options: DemoOptions) -> list[dspy.Example]:
+    """At most ``max_heldout`` of the held-out rows, at random."""
+    number = min(options.max_heldout, len(heldout))
+    return random.Random(options.seed).sample(heldout, number)
+
+
+def _announcement(rows: Rows, num_heldout: int, cost: CostEstimate) -> str:
+    """The rows and what they cost, before anything is run."""
+    drawn = f"{num_heldout:,} of " if num_heldout < len(rows.heldout) else ""
+    runs = 2 * num_heldout
+    tokens = runs * cost.lm_tokens // cost.metric_calls
+    return (
+        f"{len(rows.train)} train, {len(rows.valid)} validation, "
+        f"{drawn}{len(rows.heldout):,} held-out rows\n"
+        f"search: {cost}\n"
+        f"held-out rows, before and after it: {runs:,} program runs more, about {tokens:,} "
+        "prompt tokens"
+    )
+
+
+def _first_evaluation(
+    program: dspy.Module, heldout: list[dspy.Example], metric: ExactMatch
+) -> Evaluation:
+    """The scores before the search; a completion without a label counts as wrong.
+
+    Raises:
+        DiffusionInfillError: the LM failed on all of the first few rows.
+    """
+    few, rest = heldout[:_FIRST_RUNS], heldout[_FIRST_RUNS:]
+    validator = Validator(metric, None, len(few) - 1, 0.0, None)
+    try:
+        first = validator.evaluate(program, few)
+    except TooManyFailuresError as error:
+        kind, _ = validator.failure_kinds.most_common(1)[0]
+        raise DiffusionInfillError(
+            f"the LM failed on all of the first {len(few)} rows, so nothing else was run: {kind}"
+        ) from error
+    more = _evaluate(program, rest, metric)
+    return Evaluation(
+        first.scores + more.scores, first.traces + more.traces, first.failures + more.failures
+    )
+
+
+def _evaluate(program: dspy.Module, examples: list[dspy.Example], metric: ExactMatch) -> Evaluation:
+    """The scores of all examples, however many of the runs fail."""
+    if not examples:
+        return Evaluation((), ())
+    return Validator(metric, None, len(examples), 0.0, None).evaluate(program, examples)
+
+
+def _compile(
+    optimizer: DiffusionInfill, program: dspy.Predict, rows: Rows, console: Console
+) -> dspy.Module:
+    """Searches; what was found before the LM stopped answering is shown."""
+    try:
+        return optimizer.compile(program, rows.train, valset=rows.valid)
+    except TooManyErrors as error:
+        if error.detailed_results.trials:
+            print_report(error.detailed_results, console=console)
+        raise
+
+
+def _heldout_line(before: Evaluation, after: Evaluation) -> str:
+    """How many runs there were beside the search, and how many of them failed."""
+    line = f"{len(before.scores) + len(after.scores):,} program runs on held-out rows"
+    if not (failed := Counter(before.failures + after.failures)):
+        return line
+    kind, times = failed.most_common(1)[0]
+    return f"{line}, {failed.total()} failed, most often ({times}): {kind}"
 
 
 def _figures(
-    results: DetailedResults, before: float, after: float, seconds: float
+    results: DetailedResults, before: Evaluation, after: Evaluation, seconds: float
 ) -> dict[str, Any]:
     return {
-        "heldout_before": before,
-        "heldout_after": after,
+        "heldout_before": before.mean,
+        "heldout_after": after.mean,
+        "heldout_rows": len(before.scores),
+        "heldout_calls": len(before.scores) + len(after.scores),
         "validation_before": results.score_before,
         "validation_after": results.score_after,
         "metric_calls": results.metric_calls,
@@ -173,9 +279,3 @@ def _lm(name: str | None) -> dspy.LM:
     # It rambles at first: that answers are cut at 32 tokens is no news here.
     logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)
     return embedded_lm()
-
-
-def _accuracy(program: dspy.Module, examples: Sequence[dspy.Example], metric: ExactMatch) -> float:
-    """Mean score in 0..1; a completion without a label counts as wrong."""
-    validator = Validator(metric, None, len(examples), 0.0, None)
-    return validator.evaluate(program, examples).mean

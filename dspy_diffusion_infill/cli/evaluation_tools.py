@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.evaluation.experiment import SearchSpec
+from dspy_diffusion_infill.evaluation.perplexity import GoldPerplexity
 from dspy_diffusion_infill.evaluation.prompt_search import apply_instructions, instructions_of
 from dspy_diffusion_infill.evaluation.reproduction import Tools
 from dspy_diffusion_infill.evaluation.runner import Cell
@@ -37,7 +38,8 @@ def infill(
     """The paper's procedure: no guidance, and shots as trainset and valset.
 
     Where a part of the prompt is masked from the start (a prefix, marks), the best infilled prompt
-    is taken, even if the unfilled one scored higher: that is what the paper's tables show.
+    is taken, even if the unfilled one scored higher: that is what the paper's tables show. Where no
+    proposal was ever tried, the prompt comes back unfilled; the evaluation notices and says so.
     """
     optimizer = DiffusionInfill(
         task.metric,
@@ -66,7 +68,10 @@ def infill(
 
 
 def best_infilled(results: DetailedResults) -> dict[str, str]:
-    """The best trial's instructions by predictor, the more confident of two equal ones."""
+    """The best trial's instructions by predictor, the more confident of two equal ones.
+
+    Empty where there was no trial.
+    """
     if not results.trials:
         return {}
     best = max(results.trials, key=lambda trial: (trial.score, trial.confidence))
@@ -80,10 +85,30 @@ def measure_perplexity(
     *,
     num_samples: int,
     seed: int,
-) -> float:
-    """Diffusion perplexity of the responses."""
-    found = perplexity(denoiser, prompts, responses, num_samples=num_samples, seed=seed)
-    return found.perplexity
+) -> GoldPerplexity:
+    """Diffusion perplexity of the responses that fit the denoiser with their prompts."""
+    pairs = zip(prompts, responses, strict=True)
+    fitting = [pair for pair in pairs if _fits(denoiser, *pair)]
+    num_too_long = len(prompts) - len(fitting)
+    if not fitting:
+        return GoldPerplexity(None, None, 0, num_too_long)
+    found = perplexity(
+        denoiser,
+        [prompt for prompt, _ in fitting],
+        [response for _, response in fitting],
+        num_samples=num_samples,
+        seed=seed,
+    )
+    return GoldPerplexity(found.perplexity, found.standard_error, len(fitting), num_too_long)
+
+
+def _fits(denoiser: Denoiser, prompt: str, response: str) -> bool:
+    """Whether ``perplexity`` would take the pair."""
+    turns = [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": response.strip()},
+    ]
+    return len(denoiser.encode(denoiser.render(turns)).input_ids) <= denoiser.context_length
 
 
 @contextmanager

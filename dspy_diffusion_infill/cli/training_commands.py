@@ -1,4 +1,4 @@
-"""``dspy-infill train`` and ``dspy-infill probe``."""
+"""``dspy-infill train``, ``dspy-infill accelerate-config`` and ``dspy-infill probe``."""
 
 import json
 import time
@@ -11,6 +11,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Adds the commands to the program."""
     app.command("train")(train_command)
+    app.command("accelerate-config")(accelerate_config_command)
     app.command("probe")(probe_command)
 
 
@@ -34,6 +35,15 @@ def train_command(
     loaded = load_recipe(recipe, overrides or [])
     trained = train(loaded, output=output or Path("runs") / loaded.name, resume=resume)
     typer.echo(f"{trained.output} is ready for load_denoiser")
+
+
+def accelerate_config_command(
+    name: Annotated[str, typer.Argument(help="fsdp2 or deepspeed_zero3.")],
+) -> None:
+    """Prints the path of a configuration for accelerate launch --config_file."""
+    from dspy_diffusion_infill.training.recipe import accelerate_config
+
+    typer.echo(accelerate_config(name))
 
 
 def probe_command(
@@ -63,6 +73,8 @@ def probe_command(
     )
 
     windows = read_probe_rows(data, limit=rows)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     loaded = load_denoiser(denoiser, device=device, dtype=dtype)
     began = time.monotonic()
     figures: dict[str, float | str] = {"denoiser": loaded.name}

@@ -90,9 +90,21 @@ class CausalScorer:
             ContextTooLongError: a prompt and its response do not fit the model.
         """
         scores: list[float] = []
-        for tree, texts in _trees([self._tokens(pair) for pair in pairs]):
-            scores += self._score(tree, texts)
+        texts = [self._tokens(pair) for pair in pairs]
+        longest, limit = max((len(text.ids) for text in texts), default=0), self._limit
+        if longest > limit:
+            raise ContextTooLongError(f"{longest} tokens do not fit the {limit} of {self.name}")
+        for tree, members in _trees(texts):
+            scores += self._score(tree, members)
         return scores
+
+    def room(self, pair: ScoredPair) -> int:
+        """Tokens of the context that a pair leaves free; below 0 where it does not fit."""
+        return self._limit - len(self._tokens(pair).ids)
+
+    @property
+    def _limit(self) -> int:
+        return self.model.config.max_position_embeddings
 
     def _tokens(self, pair: ScoredPair) -> "_Text":
         rendered = render(pair.messages, self.prompt_format)
@@ -101,9 +113,6 @@ class CausalScorer:
             self.tokenizer(text, add_special_tokens=False)["input_ids"]
             for text in (rendered.text, rendered.joint + pair.response.strip())
         )
-        length, limit = len(prompt) + len(response), self.model.config.max_position_embeddings
-        if length > limit:
-            raise ContextTooLongError(f"{length} tokens do not fit the {limit} of {self.name}")
         return _Text([*prompt, *response], len(prompt), self._end_ids(rendered.stop))
 
     def _end_ids(self, stop: str) -> list[int]:

@@ -95,11 +95,12 @@ class Filling:
         # 1. Draw a token for every candidate.
         choices, index = self._choices, self._candidates()
         drawn = draw(
-            logits.masked_fill(choices.forbidden, -torch.inf),
+            logits,
             algorithm=choices.algorithm,
             temperature=choices.temperature,
             top_p=choices.top_p,
             top_k=choices.top_k,
+            forbidden=choices.forbidden,
             generator=self._generator,
         )
         # 2. Keep those that come first, the left one of equals; the others stay masked.

@@ -32,6 +32,7 @@ def load(
 ) -> TransformerDenoiser:
     """See ``denoisers.load_denoiser``."""
     options = Options(device=device, dtype=dtype, quantization=quantization)
+    options.place()  # what cannot be is refused before anything is downloaded
     name, reason = (name_or_path, "as asked") if name_or_path else _default(options)
     source = hub.find(name, revision)
     checkpoint = _open(source, options)
@@ -62,15 +63,18 @@ def _default(options: Options) -> tuple[str, str]:
     if name := os.environ.get(MODEL_VARIABLE):
         return name, f"{MODEL_VARIABLE} is set"
     needed = _GPU_ROOM_GIB.get(options.quantization, 20)
-    free = _free_gpu_gib() if options.device != "cpu" else 0.0
+    free = _usable_gpu_gib() if options.device != "cpu" else 0.0
     if free >= needed:
         return GPU_DEFAULT, f"a GPU has {free:.0f} GiB free"
     return hub.EMBEDDED, f"no GPU with {needed} GiB free"
 
 
-def _free_gpu_gib() -> float:
-    """Free memory of the GPU that has the most."""
-    return (
-        max((torch.cuda.mem_get_info(k)[0] for k in range(torch.cuda.device_count())), default=0)
-        / 2**30
-    )
+def _usable_gpu_gib() -> float:
+    """Of the GPU that has the most: what is free, and what torch keeps of tensors that are gone."""
+    usable = [
+        torch.cuda.mem_get_info(k)[0]
+        + torch.cuda.memory_reserved(k)
+        - torch.cuda.memory_allocated(k)
+        for k in range(torch.cuda.device_count())
+    ]
+    return max(usable, default=0) / 2**30

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from dspy_diffusion_infill.denoisers.protocol import Algorithm
@@ -49,7 +49,8 @@ class Draw:
     Attributes:
         tokens: a token for each place.
         order: places with the higher value are unmasked first.
-        probability: what the model gives each token, untempered, in (0, 1].
+        probability: what the model gives each token among all, forbidden ones included,
+            untempered, in (0, 1].
     """
 
     tokens: Int[Tensor, " places"]
@@ -121,33 +122,51 @@ def draw(
     temperature: float,
     top_p: float | None = None,
     top_k: int | None = None,
+    forbidden: Bool[Tensor, " vocabulary"] | None = None,
     generator: Generator,
 ) -> Draw:
     """Draws a token for each place, and says which places come first.
 
-    ``logits`` are float32; minus infinity where a token must not be drawn.
+    A forbidden token is never drawn, but how sure the model is of what is drawn is measured with
+    the forbidden ones among the others: where it would rather end the text, it is not.
+
+    ``logits`` are float32.
     """
+    if forbidden is None:
+        forbidden = torch.zeros_like(logits[0], dtype=torch.bool)
+    allowed = logits.masked_fill(forbidden, -torch.inf)
     plain = logits.softmax(-1)
     if algorithm in LLADA_ALGORITHMS:
-        kept = most_probable(nucleus(logits, top_p, temperature), top_k)
+        kept = most_probable(nucleus(allowed, top_p, temperature), top_k)
         tokens = gumbel_argmax(kept, temperature, generator)
-        order = chosen = _at(plain, tokens)
+        order = _at(plain, tokens)
     else:
-        tempered = nucleus(logits / temperature if temperature > 0 else logits, top_p)
-        probs = most_probable(tempered, DREAM_TOP_K if top_k is None else top_k).softmax(-1)
+        top_k = DREAM_TOP_K if top_k is None else top_k
+        own, probs = (_tempered(row, temperature, top_p, top_k) for row in (logits, allowed))
         if temperature > 0:
             tokens = torch.multinomial(probs, 1, generator=generator)[:, 0]
         else:
             tokens = probs.argmax(-1)
-        order, chosen = _at(probs, tokens), _at(plain, tokens)
+        order = _at(own, tokens)
         if algorithm == "topk_margin":
-            top = probs.topk(2, dim=-1).values
+            top = own.masked_fill(forbidden, 0).topk(2, dim=-1).values
             order = top[:, 0] - top[:, 1]
         elif algorithm == "entropy":
-            order = (probs * (probs + 1e-10).log()).sum(-1)
+            order = (probs * (own + 1e-10).log()).sum(-1)
     if algorithm in ("random", "origin"):
         order = torch.rand(len(tokens), generator=generator, device=logits.device)
-    return Draw(tokens, order, chosen)
+    return Draw(tokens, order, _at(plain, tokens))
+
+
+def _tempered(
+    logits: Float[Tensor, "places vocabulary"],
+    temperature: float,
+    top_p: float | None,
+    top_k: int,
+) -> Float[Tensor, "places vocabulary"]:
+    """Probabilities as Dream draws with them."""
+    tempered = logits / temperature if temperature > 0 else logits
+    return most_probable(nucleus(tempered, top_p), top_k).softmax(-1)
 
 
 def gumbel_argmax(

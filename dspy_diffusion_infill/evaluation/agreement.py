@@ -18,6 +18,7 @@ from scipy import stats
 Level = Literal["sample", "summary", "system"]
 Measure = Literal["pearson", "spearman", "kendall"]
 Scores = Sequence[float | None] | np.ndarray
+Groups = Sequence[Hashable] | np.ndarray
 Coefficients = tuple[float | None, float | None, float | None]
 
 LEVELS: tuple[Level, ...] = ("sample", "summary", "system")
@@ -77,7 +78,7 @@ def agreement(
     human_scores: Scores,
     *,
     level: Level = "sample",
-    groups: Sequence[Hashable] | None = None,
+    groups: Groups | None = None,
 ) -> Agreement:
     """Correlates a judge's scores with human ones.
 
@@ -118,7 +119,7 @@ def complete_rows(
     human_scores: Scores,
     *,
     level: Level,
-    groups: Sequence[Hashable] | None,
+    groups: Groups | None,
 ) -> Rows:
     """Checks the arguments of ``agreement`` and leaves out rows with a missing score.
 
@@ -139,7 +140,7 @@ def complete_rows(
         raise ValueError(f"groups must name {len(judge_scores)} rows, got {len(groups)}")
     judge, human = as_floats(judge_scores), as_floats(human_scores)
     known = np.isfinite(judge) & np.isfinite(human)
-    names = tuple(groups or ())
+    names = () if groups is None else tuple(groups)
     kept = tuple(name for name, is_known in zip(names, known, strict=False) if is_known)
     num_missing = int((~known).sum())
     return Rows(judge[known], human[known], kept, num_missing, len(set(names)) - len(set(kept)))

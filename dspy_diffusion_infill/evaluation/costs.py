@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import dspy
 
 from dspy_diffusion_infill.evaluation.experiment import DIFFUSION, ModelSpec, SearchSpec, Step
+from dspy_diffusion_infill.evaluation.perplexity import PERPLEXITY
 from dspy_diffusion_infill.evaluation.prompt_search import (
     SearchTask,
     add_demos,
     apply_instructions,
     instructions_of,
 )
-from dspy_diffusion_infill.evaluation.runner import PERPLEXITY, Cell, Runner
+from dspy_diffusion_infill.evaluation.runner import Cell, Runner
 from dspy_diffusion_infill.evaluation.tasks import drawn, shortened
 from dspy_diffusion_infill.windows import take_marks
 
@@ -62,7 +63,8 @@ def estimate(runner: Runner) -> list[ModelCost]:
     """The most that the rest of a run can cost, by model; no LM is called.
 
     Journaled rows and prompts cost nothing. Only where there are some are models loaded: what is
-    journaled goes by what they really are. Diffusion perplexity is counted even if it is journaled.
+    journaled goes by what they really are. Diffusion perplexity is counted even if it is journaled,
+    and rows that are too long for a model are counted as if they were not.
     """
     counted = {name: _Count() for name in runner.experiment.models}
     searched: set[str] = set()
@@ -134,24 +136,30 @@ def _add_rows(
     experiment, measures = runner.experiment, set(runner.experiment.measures)
     num_rows = len(drawn(runner.test, experiment.test.num, seed=0))
     if measures != {PERPLEXITY}:
-        left = num_rows - _num_journaled(runner, cell, program)
+        left = num_rows - _num_settled(runner, cell, program)
         count.add_calls(left * runner.task.num_calls, length.prompt)
     if PERPLEXITY in measures and runner.models.spec(cell.condition.model).denoiser:
         measured = min(num_rows, experiment.perplexity_rows or num_rows)
         count.add_passes(measured * experiment.perplexity_samples, length.prompt)
 
 
-def _num_journaled(runner: Runner, cell: Cell, program: dspy.Module) -> int:
-    """Rows of the cell that an earlier run has finished; none while its prompt is not known."""
+def _num_settled(runner: Runner, cell: Cell, program: dspy.Module) -> int:
+    """Rows of the cell that an earlier run has finished; none while its prompt is not known.
+
+    A prompt that could not be filled is not measured: then that is all of them.
+    """
     asked = runner.search_task(cell)
     if not runner.journal.path.exists() or not _is_known(runner, asked):
         return 0
-    apply_instructions(program, runner.prompts.find(asked))
+    spec, found = runner.experiment.test, runner.prompts.find(asked)
+    rows = drawn(runner.test, spec.num, seed=0)
+    if found.outcome == "unfilled":
+        return len(rows)
+    apply_instructions(program, found.instructions)
     add_demos(program, asked.shots, cell.condition.demos, seed=cell.seed)
-    spec = runner.experiment.test
     examples = (
-        runner.task.prepared(shortened(example, spec.max_chars), cell.condition.template)
-        for example in drawn(runner.test, spec.num, seed=0)
+        runner.task.prepared(shortened(row, spec.max_chars), cell.condition.template)
+        for row in rows
     )
     keys = (runner.row_key(cell, program, example) for example in examples)
     return sum(runner.journal.get(key) is not None for key in keys)

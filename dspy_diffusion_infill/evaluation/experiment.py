@@ -47,6 +47,8 @@ class ModelSpec:
         plain_prompts: whether the LM cannot follow DSPy's chat format, so that plain templates are
             used wherever DSPy asks it for something.
         system: name of the system text in ``prompts/`` that judges of this model get.
+        context_length: tokens that the denoiser takes, in place of what its authors state; None is
+            what they state.
     """
 
     lm: str
@@ -55,6 +57,13 @@ class ModelSpec:
     billions: float | None = None
     plain_prompts: bool = False
     system: str = ""
+    context_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.context_length is not None and self.context_length < 1:
+            raise ValueError(
+                f"context_length must be at least 1, got context_length={self.context_length}"
+            )
 
     @property
     def is_local(self) -> bool:
@@ -187,7 +196,8 @@ class Experiment:
         judge: how judges are asked.
         plot: the picture.
         threads: calls under way at once.
-        max_errors: failed calls after which the run gives up.
+        max_errors: failed calls after which the run gives up; rows that are too long for a model
+            are not among them.
         perplexity_rows: rows over which diffusion perplexity is taken; None is all.
         perplexity_samples: draws of masks for each of them; even.
         pages_per_hop: HoVer only.

@@ -1,7 +1,8 @@
 """GSM8K: the number that a solution ends with, and exact match.
 
 Both rules are those of EleutherAI's evaluation harness, with which the published figures were made:
-*strict* wants ``#### 72``, *flexible* takes the last number of the text.
+*strict* wants ``#### 72``, *flexible* takes whatever its pattern matches last. Three dots at the
+end of an answer are such a match, there as here: that answer has no number.
 """
 
 import re
@@ -18,14 +19,16 @@ _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 def gsm8k_answer(text: str, *, rule: Rule = "strict") -> str | None:
-    """The answer of a solution as digits: no commas, no dollar sign, no final dot.
+    """The answer of a solution as digits: no commas, no dollar signs, without one final dot.
 
     Args:
         text: a gold or a generated solution.
-        rule: ``strict`` is the first number after ``#### ``; ``flexible`` the last number of all.
+        rule: ``strict`` is what first follows ``#### ``; ``flexible`` the last match of
+            ``(-?[$0-9.,]{2,})|(-?[0-9]+)``.
 
     Returns:
-        A string that ``float`` takes, such as ``"72"`` or ``"-3.5"``; None where there is none.
+        A string that ``float`` takes, such as ``"72"`` or ``"-3.5"``; None where nothing matches,
+        or what matches is no number.
 
     Raises:
         ValueError: unknown rule.
@@ -34,8 +37,8 @@ def gsm8k_answer(text: str, *, rule: Rule = "strict") -> str | None:
         found = _STRICT.search(text)
         return None if found is None else _as_number(found[1])
     if rule == "flexible":
-        numbers = (_as_number(match[0]) for match in _FLEXIBLE.finditer(text))
-        return next((number for number in reversed(list(numbers)) if number), None)
+        matches = [match[0] for match in _FLEXIBLE.finditer(text)]
+        return _as_number(matches[-1]) if matches else None
     raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
 
 
@@ -48,5 +51,5 @@ def exact_match(
 
 
 def _as_number(text: str) -> str | None:
-    digits = text.replace(",", "").replace("$", "").rstrip(".")
+    digits = text.replace(",", "").replace("$", "").removesuffix(".")
     return digits if _NUMBER.fullmatch(digits) else None

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 _SPLIT = re.compile(r"(?P<name>[a-z]+)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?")
 _SUMMEVAL_DEV_ARTICLES = 10
-_FEEDBACK_DEV_ROWS = 5000
+_FEEDBACK_TRAIN_ROWS = 95_000  # those that the recipes train on
 _GSM8K_DEV_ROWS = 374
 _HOVER_PAGES = 3
 
@@ -173,8 +173,11 @@ def _by_article(rows: Sequence[dspy.Example], first: int | None, last: int | Non
     return [row for row in rows if row.doc_id in chosen]
 
 
-def _num_feedback_dev(rows: Sequence[dspy.Example]) -> int:
-    return min(_FEEDBACK_DEV_ROWS, max(1, len(rows) // 20))
+def _num_feedback_train(rows: Sequence[dspy.Example]) -> int:
+    """What the recipes train on; of a file that is not that long all but its last twentieth."""
+    if len(rows) > _FEEDBACK_TRAIN_ROWS:
+        return _FEEDBACK_TRAIN_ROWS
+    return len(rows) - max(1, len(rows) // 20)
 
 
 def _hover(rows: list[Row]) -> Iterable[dspy.Example | None]:
@@ -197,8 +200,8 @@ _DATA_SETS = {
         ("feedback_collection", "feedback_format"),
         (_Files(("new_feedback_collection.json", "train.jsonl", "vicuna_320.jsonl"), "train"),),
         {
-            "train": _Split(None, lambda rows: rows[: len(rows) - _num_feedback_dev(rows)]),
-            "dev": _Split(None, lambda rows: rows[len(rows) - _num_feedback_dev(rows) :]),
+            "train": _Split(None, lambda rows: rows[: _num_feedback_train(rows)]),
+            "dev": _Split(None, lambda rows: rows[_num_feedback_train(rows) :]),
         },
         lambda rows: map(make.feedback_example, rows),
     ),

@@ -1,5 +1,6 @@
 """The models of an experiment, loaded when they are first needed and then shared."""
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dspy_diffusion_infill.denoisers import Denoiser, load_denoiser
 from dspy_diffusion_infill.embedded import embedded_lm
 from dspy_diffusion_infill.evaluation.experiment import DIFFUSION, EMBEDDED, ModelSpec
 from dspy_diffusion_infill.evaluation.retries import PatientLM
+from dspy_diffusion_infill.evaluation.templates import read_prompt
 
 _SECRET = ("api_key",)
 _ADDRESS = ("api_base", "base_url")
@@ -55,29 +57,48 @@ class Models:
         return lm.copy(rollout_id=seed, **own_seed)
 
     def denoiser(self, name: str) -> Denoiser:
-        """The denoiser of a model; models of the same checkpoint share one.
+        """The denoiser of a model; models of the same checkpoint share its weights.
 
         Raises:
             ValueError: the model has none.
         """
-        checkpoint = self.spec(name).denoiser
+        spec = self.spec(name)
+        checkpoint = spec.denoiser
         if checkpoint is None:
             raise ValueError(f"model {name!r} has no denoiser: give it one in models.yaml")
         with self._lock:
             if checkpoint not in self._denoisers:
                 self._denoisers[checkpoint] = load_denoiser(checkpoint)
-            return self._denoisers[checkpoint]
+            shared = self._denoisers[checkpoint]
+        if spec.context_length is None:
+            return shared
+        own = copy.copy(shared)
+        own.context_length = spec.context_length
+        return own
+
+    def threads(self, name: str, wanted: int) -> int:
+        """How many calls of a model's LM may be under way at once.
+
+        A denoiser takes one at a time. More of them would only wait for each other, and
+        ``dspy.Evaluate`` sends again what has waited for two minutes.
+        """
+        return 1 if self.spec(name).lm == DIFFUSION else wanted
 
     def adapter(self, name: str) -> dspy.Adapter:
         """The adapter for programs that bring none."""
         return TemplateAdapter() if self.spec(name).plain_prompts else dspy.ChatAdapter()
 
     def identity(self, name: str) -> str:
-        """The LM with all options that its answers depend on: the key of journals."""
-        lm = self.lm(name)
+        """The LM with all that its answers depend on besides the row: the key of journals.
+
+        That is its options, the system text of its judges, and the form of its prompts.
+        """
+        lm, spec = self.lm(name), self.spec(name)
         hidden = (*_SECRET, *_ADDRESS)
         options = {key: value for key, value in lm.kwargs.items() if key not in hidden}
-        return f"{lm.model} {json.dumps(options, sort_keys=True, default=str)}"
+        system = read_prompt(spec.system) if spec.system else ""
+        asked = {"options": options, "system": system, "plain_prompts": spec.plain_prompts}
+        return f"{lm.model} {json.dumps(asked, sort_keys=True, default=str)}"
 
     def token_counter(self, name: str) -> Callable[[str], int]:
         """Counts tokens: with the denoiser's tokenizer, else as four characters each."""

@@ -4,11 +4,12 @@ Infilling itself comes from the layer above (``Infill``): this package measures 
 no optimizer but DSPy's own.
 """
 
+import inspect
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import dspy
 
@@ -18,8 +19,10 @@ from dspy_diffusion_infill.evaluation.experiment import SearchSpec, Step
 from dspy_diffusion_infill.evaluation.journals import CallsUnderWay, Journal, Stop, key_of
 from dspy_diffusion_infill.evaluation.models import Models
 from dspy_diffusion_infill.evaluation.tasks import Task
+from dspy_diffusion_infill.windows import take_marks
 
 Instructions = dict[str, str]
+Outcome = Literal["given", "rewritten", "unchanged", "unfilled"]
 
 _LONGEST_CALL = 120.0  # seconds that a stopped search waits for answers under way
 
@@ -58,6 +61,10 @@ class Infill(Protocol):
             threads: program runs at once.
             seed: decides every random choice.
             folder: for a journal, so that the search goes on where it was cut off.
+
+        Returns:
+            The better program; where nothing could be filled into a masked part, the program with
+            its instructions as they were.
         """
         ...
 
@@ -79,6 +86,21 @@ class SearchTask:
     lm: str
     shots: tuple[dspy.Example, ...]
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPrompt:
+    """The end of a chain.
+
+    Attributes:
+        instructions: by predictor.
+        outcome: ``given`` where the chain has no steps, ``rewritten``, ``unchanged``; ``unfilled``
+            where a part was masked from the start and no proposal for it was ever tried, so that
+            the prompt has a hole.
+    """
+
+    instructions: Instructions
+    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -105,10 +127,11 @@ class PromptSearch:
     threads: int
     stop: Stop
 
-    def find(self, asked: SearchTask) -> Instructions:
-        """The instructions at the end of the chain, by predictor; from the journal where known."""
+    def find(self, asked: SearchTask) -> FoundPrompt:
+        """What stands at the end of the chain; from the journal where known."""
         program = self._program(asked)
-        found = instructions_of(program)
+        start = found = instructions_of(program)
+        is_filled = True
         for step in asked.steps:
             self.stop.check()
             key = self._key(asked, step, found)
@@ -120,8 +143,13 @@ class PromptSearch:
                 known = instructions_of(better)
                 about = f"{step.kind} by {step.by}, seed {asked.seed}, {asked.template or 'own'}"
                 self.journal.put(key, about, known)
+            is_filled = is_filled and not leaves_a_hole(step, found, known)
             found = dict(known)
-        return found
+        if not asked.steps:
+            return FoundPrompt(found, "given")
+        if not is_filled:
+            return FoundPrompt(found, "unfilled")
+        return FoundPrompt(found, "unchanged" if bare(found) == bare(start) else "rewritten")
 
     def is_known(self, asked: SearchTask) -> bool:
         """Whether the whole chain stands in the journal."""
@@ -137,11 +165,23 @@ class PromptSearch:
         return self.task.program(asked.template, self.models.spec(asked.lm), seed=asked.seed)
 
     def _key(self, asked: SearchTask, step: Step, found: Mapping[str, str]) -> str:
-        proposer = self.models.spec(step.by)
-        by = proposer.denoiser if step.kind == "infill" else self.models.identity(step.by)
-        shots = [example.toDict() for example in asked.shots]
-        lm = self.models.identity(asked.lm)
-        return key_of(asdict(step) | {"by": by}, asdict(self.search), lm, shots, asked.seed, found)
+        """Whatever the step's result depends on."""
+        return key_of(
+            asdict(step) | {"by": self._proposer(step)},
+            asdict(self.search),
+            self.models.identity(asked.lm),
+            self.models.spec(asked.lm).context_length,
+            self.task.identity,
+            [example.toDict() for example in asked.shots],
+            asked.seed,
+            found,
+        )
+
+    def _proposer(self, step: Step) -> str:
+        if step.kind != "infill":
+            return self.models.identity(step.by)
+        denoiser = self.models.denoiser(step.by)
+        return f"{denoiser.name}, {denoiser.context_length} tokens"
 
     def _run(
         self, step: Step, program: dspy.Module, asked: SearchTask, folder: Path
@@ -160,7 +200,7 @@ class PromptSearch:
                 if step.kind == "infill":
                     return self._infill(step, program, asked, folder)
                 run = self._copro if step.kind == "copro" else self._gepa
-                return run(program, list(asked.shots), step.by, asked.seed)
+                return run(step, program, asked)
         finally:
             calls.wait(seconds=_LONGEST_CALL)
 
@@ -176,26 +216,23 @@ class PromptSearch:
             denoiser=self.models.denoiser(step.by),
             prefix=step.prefix,
             search=self.search,
-            threads=self.threads,
+            threads=self.models.threads(asked.lm, self.threads),
             seed=asked.seed,
             folder=folder,
         )
 
-    def _copro(
-        self, program: dspy.Module, shots: list[dspy.Example], by: str, seed: int
-    ) -> dspy.Module:
+    def _copro(self, step: Step, program: dspy.Module, asked: SearchTask) -> dspy.Module:
         optimizer = dspy.COPRO(
-            prompt_model=self.models.lm(by, seed=seed),
+            prompt_model=self.models.lm(step.by, seed=asked.seed),
             metric=self.task.metric,
             breadth=self.search.copro_breadth,
             depth=self.search.copro_depth,
         )
-        options = {"num_threads": self.threads, "display_progress": False, "display_table": 0}
-        return optimizer.compile(program, trainset=shots, eval_kwargs=options)
+        threads = self.models.threads(asked.lm, self.threads)
+        options = {"num_threads": threads, "display_progress": False, "display_table": 0}
+        return optimizer.compile(program, trainset=list(asked.shots), eval_kwargs=options)
 
-    def _gepa(
-        self, program: dspy.Module, shots: list[dspy.Example], by: str, seed: int
-    ) -> dspy.Module:
+    def _gepa(self, step: Step, program: dspy.Module, asked: SearchTask) -> dspy.Module:
         task = self.task
 
         def metric(gold: Any, pred: Any, trace: Any = None, name: Any = None, sub: Any = None):
@@ -205,11 +242,22 @@ class PromptSearch:
         optimizer = dspy.GEPA(
             metric=metric,
             max_metric_calls=self.search.gepa_metric_calls,
-            reflection_lm=self.models.lm(by, seed=seed),
-            num_threads=self.threads,
-            seed=seed,
+            reflection_lm=self.models.lm(step.by, seed=asked.seed),
+            num_threads=self.models.threads(asked.lm, self.threads),
+            seed=asked.seed,
         )
-        return optimizer.compile(program, trainset=shots)
+        return optimizer.compile(program, trainset=list(asked.shots))
+
+
+def leaves_a_hole(step: Step, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Whether a part was masked from the start, and nothing has been filled in."""
+    is_masked = step.prefix is not None or any(take_marks(text)[1] for text in before.values())
+    return step.kind == "infill" and is_masked and bare(after) == bare(before)
+
+
+def bare(instructions: Mapping[str, str]) -> Instructions:
+    """The instructions without marks, as DSPy gives them back."""
+    return {name: inspect.cleandoc(take_marks(text)[0]) for name, text in instructions.items()}
 
 
 def instructions_of(program: dspy.Module) -> Instructions:

@@ -13,17 +13,12 @@ from dspy_diffusion_infill.evaluation.experiment import Experiment, ModelSpec, S
 from dspy_diffusion_infill.evaluation.journals import CallJournal, Journal, Stop
 from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.models import Models
+from dspy_diffusion_infill.evaluation.perplexity import PERPLEXITY, Perplexity
 from dspy_diffusion_infill.evaluation.plots import save_plot
 from dspy_diffusion_infill.evaluation.prompt_search import Infill, PromptSearch
 from dspy_diffusion_infill.evaluation.retries import reason_of
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
-from dspy_diffusion_infill.evaluation.runner import (
-    PERPLEXITY,
-    Cell,
-    CellResult,
-    Perplexity,
-    Runner,
-)
+from dspy_diffusion_infill.evaluation.runner import Cell, CellResult, Runner
 from dspy_diffusion_infill.evaluation.tables import Table, make_table
 from dspy_diffusion_infill.evaluation.tasks import Gsm8kTask, HoverTask, JudgeTask, Task
 

@@ -1,5 +1,6 @@
 """BM25 over a file of pages that the user gives."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,12 @@ class Page:
 
 
 class Bm25Index:
-    """Finds pages by their words (BM25 in Lucene's form, English stop words left out)."""
+    """Finds pages by their words (BM25 in Lucene's form, English stop words left out).
+
+    Attributes:
+        pages: what is searched, in order.
+        fingerprint: hex digits that change with the pages: the corpus in the keys of journals.
+    """
 
     def __init__(self, pages: Sequence[Page]) -> None:
         """Indexes the pages, titles included.
@@ -36,6 +42,7 @@ class Bm25Index:
         except ImportError:
             raise MissingDependencyError(f"searching a corpus needs bm25s: {INSTALL}") from None
         self.pages = tuple(pages)
+        self.fingerprint = _fingerprint(self.pages)
         self._tokenize = bm25s.tokenize
         self._index = bm25s.BM25()
         self._index.index(self._tokens([str(page) for page in pages]), show_progress=False)
@@ -65,6 +72,13 @@ class Bm25Index:
         tokens = self._tokenize(texts, return_ids=False, show_progress=False)
         assert isinstance(tokens, list)
         return tokens
+
+
+def _fingerprint(pages: Sequence[Page]) -> str:
+    digest = hashlib.sha256()
+    for page in pages:
+        digest.update(repr((page.title, page.text)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def _page(row: Row) -> Page:

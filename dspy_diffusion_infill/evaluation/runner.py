@@ -4,46 +4,36 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
 import dspy
+from dspy.utils.exceptions import ContextWindowExceededError
 
-from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.errors import ExperimentError
-from dspy_diffusion_infill.evaluation.experiment import DIFFUSION, Condition, Experiment
+from dspy_diffusion_infill.evaluation.experiment import Condition, Experiment
 from dspy_diffusion_infill.evaluation.journals import Journal, Stop, key_of
 from dspy_diffusion_infill.evaluation.loading import Examples
 from dspy_diffusion_infill.evaluation.models import Models
+from dspy_diffusion_infill.evaluation.perplexity import (
+    PERPLEXITY,
+    GoldPerplexity,
+    Perplexity,
+    PerplexityMeter,
+)
 from dspy_diffusion_infill.evaluation.prompt_search import (
+    Outcome,
     PromptSearch,
     SearchTask,
     add_demos,
     apply_instructions,
     instructions_of,
-    signature_of,
 )
 from dspy_diffusion_infill.evaluation.tasks import Figures, RowResult, Task, drawn, shortened
 
 logger = logging.getLogger(__name__)
 
-PERPLEXITY = "perplexity"
-
-
-class Perplexity(Protocol):
-    """Diffusion perplexity of responses, given their prompts."""
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        num_samples: int,
-        seed: int,
-    ) -> float:
-        """Lower is better."""
-        ...
+Left = Literal["failed", "too long"]  # why a row is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +53,32 @@ class CellResult:
 
     Attributes:
         cell: which.
-        figures: the measures.
+        figures: the measures; none is defined where a masked prompt was not filled.
         rows: what each row left behind, in the order of the test examples.
         num_failed: rows whose call failed; they are not measured, and the next run asks again.
+        num_too_long: rows that do not fit the model's context; they are not measured either.
+        perplexity: diffusion perplexity with its error and counts, where it was measured.
         instructions: the prompt that was measured.
+        outcome: what became of the search for it.
     """
 
     cell: Cell
     figures: Figures
     rows: tuple[RowResult, ...]
     num_failed: int
+    num_too_long: int
+    perplexity: GoldPerplexity | None
     instructions: dict[str, str]
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The rows of a cell, and why the others are missing."""
+
+    rows: tuple[RowResult, ...] = ()
+    num_failed: int = 0
+    num_too_long: int = 0
 
 
 @dataclass(slots=True)
@@ -121,7 +126,7 @@ class Runner:
         return [self.run_cell(cell) for cell in self.cells()]
 
     def run_cell(self, cell: Cell) -> CellResult:
-        """Finds the cell's prompt and measures it.
+        """Finds the cell's prompt and measures it; a prompt with a hole is not measured.
 
         Raises:
             RunStopped: as ``run``.
@@ -129,19 +134,28 @@ class Runner:
         """
         condition, spec = cell.condition, self.experiment.test
         self.stop.check()
-        program = self._program(cell)
+        program, outcome = self._program(cell)
         examples = [
             self.task.prepared(shortened(example, spec.max_chars), condition.template)
             for example in drawn(self.test, spec.num, seed=0)
         ]
-        is_answered = set(self.experiment.measures) != {PERPLEXITY}
-        results = self._measure(cell, program, examples) if is_answered else []
-        rows = tuple(row for row in results if row is not None)
-        figures = self.task.figures(rows)
-        if PERPLEXITY in self.experiment.measures:
-            figures[PERPLEXITY] = self._perplexity(cell, program, examples)
-        num_failed = len(results) - len(rows)
-        return CellResult(cell, figures, rows, num_failed, instructions_of(program))
+        measured, perplexity = _Measured(), None
+        if outcome != "unfilled":
+            if set(self.experiment.measures) != {PERPLEXITY}:
+                measured = self._measure(cell, program, examples)
+            perplexity = self._perplexity(cell, program, examples)
+        figures = self.task.figures(measured.rows)
+        figures[PERPLEXITY] = perplexity and perplexity.value
+        return CellResult(
+            cell=cell,
+            figures=figures,
+            rows=measured.rows,
+            num_failed=measured.num_failed,
+            num_too_long=measured.num_too_long,
+            perplexity=perplexity,
+            instructions=instructions_of(program),
+            outcome=outcome,
+        )
 
     def search_task(self, cell: Cell) -> SearchTask:
         """The chain of rewritings that gives the cell's prompt."""
@@ -163,50 +177,58 @@ class Runner:
         demos = [dict(demo) for predictor in program.predictors() for demo in predictor.demos]
         return key_of(
             self.models.identity(cell.condition.model),
-            self.models.spec(cell.condition.model).system,
-            self.experiment.task,
-            asdict(self.experiment.judge),
+            self.task.identity,
             instructions_of(program),
             demos,
             example.toDict(),
             cell.seed,
         )
 
-    def _program(self, cell: Cell) -> dspy.Module:
+    def _program(self, cell: Cell) -> tuple[dspy.Module, Outcome]:
+        """The program with the prompt that was found for it, and how that search ended."""
         condition = cell.condition
         asked = self.search_task(cell)
         spec = self.models.spec(condition.model)
         program = self.task.program(condition.template, spec, seed=cell.seed)
-        apply_instructions(program, self.prompts.find(asked))
+        found = self.prompts.find(asked)
+        apply_instructions(program, found.instructions)
         add_demos(program, asked.shots, condition.demos, seed=cell.seed)
-        return program
+        return program, found.outcome
 
     def _measure(
         self, cell: Cell, program: dspy.Module, examples: Sequence[dspy.Example]
-    ) -> list[RowResult | None]:
-        """The result of each example, None where its call failed; equal rows are asked for once."""
+    ) -> _Measured:
+        """Asks for every example that is not journaled; equal rows are asked for once."""
         keys = [self.row_key(cell, program, example) for example in examples]
         missing = {k: e for k, e in zip(keys, examples, strict=True) if self.journal.get(k) is None}
         done = len(set(keys)) - len(missing)
         self.on_progress(cell, done, len(set(keys)))
-        one_by_one = self.models.spec(cell.condition.model).lm == DIFFUSION
-        with ThreadPoolExecutor(1 if one_by_one else self.experiment.threads) as pool:
-            tasks = [pool.submit(self._row, cell, program, e, k) for k, e in missing.items()]
+        left: dict[str, Left | None] = {}
+        threads = self.models.threads(cell.condition.model, self.experiment.threads)
+        with ThreadPoolExecutor(threads) as pool:
+            tasks = {k: pool.submit(self._row, cell, program, e, k) for k, e in missing.items()}
             try:
-                for task in tasks:
-                    task.result()
+                for key, task in tasks.items():
+                    left[key] = task.result()
                     done += 1
                     self.on_progress(cell, done, len(set(keys)))
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)  # what is under way is still kept
                 raise
-        return [self.journal.get(key) for key in keys]
+        rows = tuple(row for key in keys if (row := self.journal.get(key)) is not None)
+        why = [left.get(key) for key in keys]
+        return _Measured(rows, why.count("failed"), why.count("too long"))
 
-    def _row(self, cell: Cell, program: dspy.Module, example: dspy.Example, key: str) -> None:
-        """Asks for one row and journals it; a failed call is counted and leaves nothing."""
+    def _row(
+        self, cell: Cell, program: dspy.Module, example: dspy.Example, key: str
+    ) -> Left | None:
+        """Asks for one row and journals it; else says why it is left out.
+
+        A failed call is counted. A row that is too long would be so the next time, too.
+        """
         self.stop.check()
         if self._num_errors > self.experiment.max_errors:
-            return  # another thread has ended the run
+            return "failed"  # another thread has ended the run
         name = cell.condition.model
         adapter = self.task.adapter(program) or self.models.adapter(name)
         try:
@@ -214,10 +236,14 @@ class Runner:
             with dspy.context(lm=lm, adapter=adapter, disable_history=True):
                 prediction = program(**example.inputs())
             row = self.task.row(example, prediction, self.models.token_counter(name))
+        except ContextWindowExceededError as error:
+            logger.info("%s: a row is too long (%s)", cell, error)
+            return "too long"
         except Exception as error:
             self._note_error(cell, error)
-            return
+            return "failed"
         self.journal.put(key, f"{self.experiment.name}: {cell}", row)
+        return None
 
     def _note_error(self, cell: Cell, error: Exception) -> None:
         with self._lock:
@@ -233,34 +259,21 @@ class Runner:
 
     def _perplexity(
         self, cell: Cell, program: dspy.Module, examples: Sequence[dspy.Example]
-    ) -> float | None:
-        """Diffusion perplexity of the gold responses under the measured prompt."""
+    ) -> GoldPerplexity | None:
+        """Diffusion perplexity of the gold responses; None where it is not asked for."""
         name = cell.condition.model
-        if self.perplexity is None or self.models.spec(name).denoiser is None:
+        if self.perplexity is None or PERPLEXITY not in self.experiment.measures:
             return None
-        chosen = list(examples)[: self.experiment.perplexity_rows]
-        adapter = self.task.adapter(program) or self.models.adapter(name)
-        (predictor,) = program.predictors()
-        prompts = [_prompt(adapter, predictor, example) for example in chosen]
-        gold = [example.verdict for example in chosen]
+        if self.models.spec(name).denoiser is None:
+            return None
         self.stop.check()
-        key = key_of(
-            PERPLEXITY,
-            self.models.spec(name).denoiser,
-            prompts,
-            gold,
-            self.experiment.perplexity_samples,
-            cell.seed,
+        (predictor,) = program.predictors()
+        meter = PerplexityMeter(self.perplexity, self.experiment, self.journal)
+        return meter.of(
+            self.models.denoiser(name),
+            predictor,
+            self.task.adapter(program) or self.models.adapter(name),
+            examples,
+            seed=cell.seed,
+            about=f"{self.experiment.name}: perplexity of {cell}",
         )
-        known = self.journal.get(key)
-        if known is None:
-            denoiser = self.models.denoiser(name)
-            draws = self.experiment.perplexity_samples
-            known = self.perplexity(denoiser, prompts, gold, num_samples=draws, seed=cell.seed)
-            self.journal.put(key, f"{self.experiment.name}: perplexity of {cell}", known)
-        return known
-
-
-def _prompt(adapter: dspy.Adapter, predictor: dspy.Predict, example: dspy.Example) -> str:
-    messages = adapter.format(signature_of(predictor), [], dict(example.inputs()))
-    return "\n\n".join(message["content"] for message in messages)

@@ -1,11 +1,12 @@
 """How sure a figure is: bootstrap intervals, spread over runs, paired comparison of two prompts."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dspy_diffusion_infill.evaluation.agreement import (
+    Groups,
     Level,
     Measure,
     Rows,
@@ -81,7 +82,7 @@ def bootstrap_interval(
     *,
     measure: Measure = "spearman",
     level: Level = "sample",
-    groups: Sequence[Hashable] | None = None,
+    groups: Groups | None = None,
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,

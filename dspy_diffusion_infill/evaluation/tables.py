@@ -2,10 +2,13 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.evaluation.experiment import Condition, Experiment, PaperFigure
+from dspy_diffusion_infill.evaluation.footers import count_remarks
+from dspy_diffusion_infill.evaluation.perplexity import PERPLEXITY, GoldPerplexity
 from dspy_diffusion_infill.evaluation.runner import CellResult
 from dspy_diffusion_infill.evaluation.statistics import Spread, spread
 from dspy_diffusion_infill.evaluation.tasks import Task
@@ -35,6 +38,9 @@ class TableRow:
         ours: each measure over the seeds.
         num_rows: rows measured, over all seeds.
         num_failed: rows whose call failed, over all seeds.
+        num_too_long: rows that did not fit the model's context, over all seeds.
+        perplexity_error: standard error of the mean perplexity, from its draws of masks; None
+            where there is none.
         model: what was measured: the model's real name.
     """
 
@@ -42,7 +48,13 @@ class TableRow:
     ours: Mapping[str, Spread]
     num_rows: int
     num_failed: int
+    num_too_long: int
+    perplexity_error: float | None
     model: str
+
+    def standard_error(self, measure: str) -> float | None:
+        """That of a figure which is an estimate by itself: perplexity."""
+        return self.perplexity_error if measure == PERPLEXITY else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +82,9 @@ class Table:
         for row in self.rows:
             cells = [row.condition.label.get(name, "") for name in self.experiment.columns]
             for measure in measures:
+                error = row.standard_error(measure)
                 cells += [
-                    ours_text(measure, row.ours[measure], num_runs=len(self.experiment.seeds)),
+                    ours_text(measure, row.ours[measure], self._num_runs, standard_error=error),
                     paper_text(measure, row.condition.paper.get(measure)),
                 ]
             lines.append([*cells, row.model])
@@ -86,17 +99,23 @@ class Table:
         heads = [*self.experiment.columns]
         for measure in self.experiment.measures:
             heads += [f"{measure}{suffix}" for suffix in ("", "_std", "_runs")]
+            heads += [f"{measure}_se"] if measure == PERPLEXITY else []
             heads += [f"paper_{measure}", f"paper_{measure}_std"]
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*heads, "rows", "failed", "measured_on"])
+        writer.writerow([*heads, "rows", "failed", "too_long", "measured_on"])
         for row in self.rows:
             cells: list[object] = [row.condition.label.get(n, "") for n in self.experiment.columns]
             for measure in self.experiment.measures:
                 ours, paper = row.ours[measure], row.condition.paper.get(measure)
                 cells += [ours.mean, ours.std, ours.num_runs]
+                cells += [row.standard_error(measure)] if measure == PERPLEXITY else []
                 cells += [paper and paper.mean, paper and paper.std]
-            writer.writerow([*cells, row.num_rows, row.num_failed, row.model])
+            writer.writerow([*cells, row.num_rows, row.num_failed, row.num_too_long, row.model])
         return out.getvalue()
+
+    @property
+    def _num_runs(self) -> int:
+        return len(self.experiment.seeds)
 
 
 def make_table(
@@ -116,38 +135,66 @@ def make_table(
         models: the real name of each model.
         notes: put at the end of the footer.
     """
-    rows = []
-    for condition in experiment.conditions:
-        mine = [result for result in results if result.cell.condition is condition]
-        ours = {
-            measure: spread([result.figures.get(measure) for result in mine])
-            for measure in experiment.measures
-        }
-        num_rows = sum(len(result.rows) for result in mine)
-        num_failed = sum(result.num_failed for result in mine)
-        rows.append(TableRow(condition, ours, num_rows, num_failed, models[condition.model]))
+    rows = tuple(
+        _row(experiment, condition, _of(condition, results), models[condition.model])
+        for condition in experiment.conditions
+    )
     measured = [row for result in results for row in result.rows]
-    remarks = task.remarks(measured) if measured else []
-    failed = sum(row.num_failed for row in rows)
     undefined = sum(s.num_runs < len(experiment.seeds) for row in rows for s in row.ours.values())
     footer = [
         f"Runs: {len(experiment.seeds)} (seeds {', '.join(map(str, experiment.seeds))}); ± is the "
         f"standard deviation over runs. {_NOTHING} is a figure that is not defined (constant or "
         f"missing scores) or not in the paper; {undefined} of ours lack a run or more.",
-        *remarks,
-        f"Rows whose call failed, left out and asked for again by the next run: {failed}.",
+        *(task.remarks(measured) if measured else []),
+        *count_remarks(results),
         *notes,
     ]
-    return Table(experiment, tuple(rows), tuple(footer))
+    return Table(experiment, rows, tuple(footer))
 
 
-def ours_text(measure: str, figure: Spread, *, num_runs: int) -> str:
-    """``0.535 ± 0.007``; where it is defined in fewer runs than ``num_runs``, in how many."""
+def _of(condition: Condition, results: Sequence[CellResult]) -> list[CellResult]:
+    return [result for result in results if result.cell.condition is condition]
+
+
+def _row(
+    experiment: Experiment, condition: Condition, results: Sequence[CellResult], model: str
+) -> TableRow:
+    """A condition's seeds joined."""
+    return TableRow(
+        condition=condition,
+        ours={
+            measure: spread([result.figures.get(measure) for result in results])
+            for measure in experiment.measures
+        },
+        num_rows=sum(len(result.rows) for result in results),
+        num_failed=sum(result.num_failed for result in results),
+        num_too_long=sum(result.num_too_long for result in results),
+        perplexity_error=_error_of_mean([result.perplexity for result in results]),
+        model=model,
+    )
+
+
+def _error_of_mean(found: Sequence[GoldPerplexity | None]) -> float | None:
+    """The standard error of the runs' mean perplexity; their draws are independent."""
+    errors = [one.standard_error for one in found if one is not None]
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / len(known) if known else None
+
+
+def ours_text(
+    measure: str, figure: Spread, num_runs: int, *, standard_error: float | None = None
+) -> str:
+    """``0.535 ± 0.007``, ``4.50 ± 0.71 (SE 0.05)``.
+
+    Where it is defined in fewer runs than ``num_runs``, in how many.
+    """
     if figure.mean is None:
         return _NOTHING
+    digits = _DIGITS.get(measure, 3)
+    error = "" if standard_error is None else f" (SE {standard_error:.{digits}f})"
     missing = figure.num_runs < num_runs
     runs = f" ({figure.num_runs} of {num_runs} runs)" if missing else ""
-    return _number(measure, figure.mean, figure.std) + runs
+    return _number(measure, figure.mean, figure.std) + error + runs
 
 
 def paper_text(measure: str, figure: PaperFigure | None) -> str:

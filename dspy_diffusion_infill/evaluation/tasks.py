@@ -6,7 +6,7 @@ are plain dicts that JSON can hold, since they go through the run's journal.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
 import dspy
@@ -41,6 +41,11 @@ CountTokens = Callable[[str], int]
 
 class Task(Protocol):
     """What is asked, and what is measured."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results depend on besides model, prompt and row: a part of the journals' keys."""
+        ...
 
     @property
     def num_calls(self) -> int:
@@ -94,6 +99,11 @@ class JudgeTask:
     """
 
     spec: JudgeSpec
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """How judges are asked."""
+        return {"task": "judge", **asdict(self.spec)}
 
     @property
     def num_calls(self) -> int:
@@ -209,6 +219,11 @@ class Gsm8kTask:
     """GSM8K: exact match of the last number, and how long the prompts are."""
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Nothing but the task."""
+        return {"task": "gsm8k"}
+
+    @property
     def num_calls(self) -> int:
         """One."""
         return 1
@@ -274,6 +289,12 @@ class HoverTask:
 
     index: Bm25Index
     num_pages: int = PAGES_PER_HOP
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The corpus, and how much of it is shown."""
+        corpus = self.index.fingerprint
+        return {"task": "hover", "corpus": corpus, "pages_per_hop": self.num_pages}
 
     @property
     def num_calls(self) -> int:

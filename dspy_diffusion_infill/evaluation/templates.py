@@ -1,9 +1,10 @@
 """Judges' prompts: text files in ``prompts/``, and what belongs to each.
 
-``judge_v1`` is Feedback Collection's prompt (the paper, appendix J.1), ``judge_v2`` that of
-Prometheus 2; they differ in the form that they ask for. ``judge_masked`` is J.2, its masks written
-as ``[[infill:n]]`` marks; ``c_gen`` is J.4; ``g_eval`` has the parts of G-Eval's prompts in our own
-words. The masked forms of the last two are ours: the paper does not show its own.
+``judge_v1`` is Feedback Collection's prompt (the paper, appendix J.1, to the character), and what
+denoisers are taught on; ``judge_v2`` is that of Prometheus 2, which asks for another form.
+``judge_masked`` is J.2, its masks written as ``[[infill:n]]`` marks; ``c_gen`` is J.4; ``g_eval``
+has the parts of G-Eval's prompts in our own words. The masked forms of the last two are ours: the
+paper does not show its own.
 """
 
 import re
@@ -31,7 +32,8 @@ class JudgeTemplate:
         name: its file in ``prompts/``.
         text: the prompt with ``{field}`` placeholders, without a final line break.
         gold: how a scored example is answered, with ``{score}`` and perhaps ``{feedback}``; without
-            feedback everything before ``[RESULT]`` is left out.
+            feedback everything before ``[RESULT]`` is left out. No ``Feedback:`` stands in front of
+            it: the prompt ends with that, and Feedback Collection's own answers go on from there.
         cue: what the completion goes on from (``Score:``), so that a bare number is a verdict.
     """
 
@@ -62,7 +64,7 @@ class JudgeTemplate:
         return form.format(score=number, feedback=feedback)
 
 
-_GOLD = {"judge_v1": "Feedback: {feedback} [RESULT] {score}", "g_eval": "{score}"}
+_GOLD = {"g_eval": "{score}"}
 _CUES = {"g_eval": "Score:"}
 
 
@@ -76,7 +78,7 @@ def judge_template(name: str) -> JudgeTemplate:
     if name not in names:
         raise ValueError(f"template must be one of {', '.join(names)}, got {name!r}")
     kind = name.removesuffix("_masked")
-    gold = _GOLD.get("judge_v1" if kind == "judge" else kind, "{feedback} [RESULT] {score}")
+    gold = _GOLD.get(kind, "{feedback} [RESULT] {score}")
     return JudgeTemplate(name, read_prompt(name), gold, _CUES.get(kind, ""))
 
 

@@ -2,8 +2,10 @@
 
 import inspect
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -147,33 +149,66 @@ def _measure(
     failure_score: float,
 ) -> tuple[tuple[float, ...], int]:
     """Scores in order, and how many examples raised."""
-
-    def run(**inputs: Any) -> dspy.Prediction:
-        try:
-            return dspy.Prediction(outcome=program(**inputs))
-        except Exception as error:
-            return dspy.Prediction(outcome=None, error=error)
-
-    def scored(example: dspy.Example, run: dspy.Prediction) -> float:
-        try:
-            if "error" in run:
-                raise run.error
-            value = score(example, run.outcome)
-            return float(value.score if isinstance(value, dspy.Prediction) else value)
-        except Exception as error:
-            failures.append(error)
-            return failure_score
-
-    failures: list[Exception] = []
+    runs = _Runs(program, evalset, score, failure_score)
     evaluate = dspy.Evaluate(
-        devset=list(evalset), metric=scored, num_threads=num_threads, display_progress=False
+        devset=[dspy.Example(number=k).with_inputs("number") for k in range(len(evalset))],
+        metric=lambda example, run: run.score,
+        num_threads=num_threads,
+        display_progress=False,
     )
     with _bound_to(program, lm), dspy.context(lm=lm):
-        results = evaluate(run).results  # pyright: ignore[reportArgumentType] - any callable will do
+        results = evaluate(runs).results  # pyright: ignore[reportArgumentType] - any callable will do
+    failures = [run.error for _, run, _ in results if run.error is not None]
     if failures:
         last = f"{type(failures[-1]).__name__}: {failures[-1]}".partition("\n")[0][:120]
         logger.warning("%s: %d of %d raised, one with %s", name, len(failures), len(results), last)
     return tuple(float(value) for *_, value in results), len(failures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One example's outcome."""
+
+    score: float
+    error: Exception | None = None
+
+
+class _Runs:
+    """Runs and scores the examples by their number, each once.
+
+    ``dspy.Evaluate`` sends an example again that has taken two minutes: the second call waits for
+    the first one's outcome, so that nothing is paid for or counted twice.
+    """
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        evalset: Sequence[dspy.Example],
+        score: Score,
+        failure_score: float,
+    ) -> None:
+        self._program, self._evalset, self._score = program, evalset, score
+        self._failure_score = failure_score
+        self._lock = threading.Lock()
+        self._ended: dict[int, Future[_Run]] = {}
+
+    def __call__(self, number: int) -> _Run:
+        with self._lock:
+            is_first = number not in self._ended
+            ended = self._ended.setdefault(number, Future())
+        if is_first:
+            try:
+                ended.set_result(self._run(self._evalset[number]))
+            except BaseException as error:  # Ctrl-C: who waits must not wait for ever
+                ended.set_exception(error)
+        return ended.result()
+
+    def _run(self, example: dspy.Example) -> _Run:
+        try:
+            value = self._score(example, self._program(**example.inputs()))
+            return _Run(float(value.score if isinstance(value, dspy.Prediction) else value))
+        except Exception as error:
+            return _Run(self._failure_score, error)
 
 
 @contextmanager

@@ -3,18 +3,17 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dspy_diffusion_infill.contexts import (
     CLOSE,
     OPEN,
     Slot,
-    WorkedExample,
+    ever_smaller,
     indentation,
     is_stated_once,
     mark_window,
     render_messages,
-    shorten_longest_value,
 )
 from dspy_diffusion_infill.denoisers.protocol import Denoiser, InfillRequest, Sampling
 from dspy_diffusion_infill.errors import ContextTooLongError
@@ -22,8 +21,6 @@ from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.windows import Window
 
 logger = logging.getLogger(__name__)
-
-_SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,48 +75,54 @@ class Infiller:
     def masked_context(
         self, slot: Slot, instructions: str, window: Window, rng: random.Random
     ) -> MaskedContext:
-        """One context whose length fits.
+        """One context whose length fits, with as much left out as ``ever_smaller`` says.
 
-        Examples are dropped first, then long values are shortened; the instructions never are.
+        Raises:
+            ContextTooLongError: also the smallest does not fit.
+            ValueError: the adapter does not state the instructions once for a single example.
+        """
+        room, length = self.denoiser.context_length, 0
+        for smaller, loss in ever_smaller(self._drawn(slot, instructions, window, rng)):
+            if loss:
+                self._warn_once(
+                    f"{slot.name}/{loss}",
+                    f"a context of {slot.name!r} with {length} tokens does not fit {room}: {loss}",
+                )
+            context = self._context(smaller, instructions, window)
+            length = len(context.input_ids)
+            if length <= room:
+                return context
+        raise ContextTooLongError(
+            f"the instructions of {slot.name!r} with one shortened example have {length} "
+            f"tokens and {self.denoiser.name} takes {room}: shorten the instructions or use "
+            "a denoiser with a longer context"
+        )
+
+    def _drawn(self, slot: Slot, instructions: str, window: Window, rng: random.Random) -> Slot:
+        """The slot with the worked examples of one context.
+
+        That is one alone, without demos, where the adapter repeats the instructions with each.
         """
         fewest, most = self.examples_per_context
         count = rng.randint(min(fewest, len(slot.examples)), min(most, len(slot.examples)))
-        examples = rng.sample(slot.examples, max(1, count))
+        drawn = replace(slot, examples=tuple(rng.sample(slot.examples, max(1, count))))
         marked = mark_window(instructions, window)
-        messages = render_messages(slot, marked, examples)
-        if not is_stated_once(messages, window):
-            examples = examples[-1:]
-            messages = render_messages(slot, marked, examples)
-        while True:
-            context = self._masked_tokens(
-                self.denoiser.render(messages), window, indentation(messages, marked)
+        if is_stated_once(render_messages(drawn, marked, drawn.examples), window):
+            return drawn
+        alone = replace(drawn, examples=drawn.examples[-1:], demos=())
+        if not is_stated_once(render_messages(alone, marked, alone.examples), window):
+            raise ValueError(
+                f"{type(slot.adapter).__name__} must state the instructions of {slot.name!r} once "
+                "in the prompt for one example, so that a window of them can be masked: use "
+                "another adapter"
             )
-            if len(context.input_ids) <= self.denoiser.context_length:
-                return context
-            examples = self._smaller(examples, slot, len(context.input_ids))
-            messages = render_messages(slot, marked, examples)
+        return alone
 
-    def _smaller(
-        self, examples: list[WorkedExample], slot: Slot, length: int
-    ) -> list[WorkedExample]:
-        room = self.denoiser.context_length
-        if len(examples) > 1:
-            self._warn_once(
-                slot.name, f"contexts of {length} tokens do not fit {room}: examples are left out"
-            )
-            return examples[1:]
-        shortened = shorten_longest_value(examples, keep=_SHORTEST_VALUE)
-        if shortened is None:
-            raise ContextTooLongError(
-                f"the instructions of {slot.name!r} with one shortened example have {length} "
-                f"tokens and {self.denoiser.name} takes {room}: shorten the instructions or use "
-                "a denoiser with a longer context"
-            )
-        self._warn_once(
-            f"{slot.name}/values",
-            f"one example of {length} tokens does not fit {room}: values are cut",
-        )
-        return shortened
+    def _context(self, slot: Slot, instructions: str, window: Window) -> MaskedContext:
+        """The slot's context, whatever its length."""
+        messages = render_messages(slot, mark_window(instructions, window), slot.examples)
+        indent = indentation(messages, instructions)
+        return self._masked_tokens(self.denoiser.render(messages), window, indent)
 
     def _masked_tokens(self, text: str, window: Window, indent: str) -> MaskedContext:
         ids: list[int] = []
@@ -130,6 +133,7 @@ class Infiller:
             ids += self.denoiser.encode(before).input_ids
             starts.append(len(ids))
             ids += [self.denoiser.mask_id] * piece.num_masks
+        assert OPEN not in text and CLOSE not in text, "a mark would be left in the context"
         ids += self.denoiser.encode(text).input_ids
         return MaskedContext(tuple(ids), tuple(starts), indent)
 

@@ -14,6 +14,7 @@ Reason = Literal[
 ]
 
 _WORD = re.compile(r"\w+")
+_WORD_OR_DECIMAL = re.compile(r"\d+\.\d+|\w+")
 _MAX_LABELS = 12
 
 Labels = tuple[str, ...]
@@ -112,7 +113,8 @@ def is_degenerate(proposal: Proposal, old: str) -> bool:
     inserted = "".join(proposal.fills)
     if not inserted.strip() or "\ufffd" in inserted or not _WORD.search(inserted):
         return True
-    words, before = (_WORD.findall(t.lower()) for t in (text, old))
+    # A decimal is one word: "Score 2: 2.5" does not say 2 twice.
+    words, before = (_WORD_OR_DECIMAL.findall(t.lower()) for t in (text, old))
     if _has_run(words, length=3) and not _has_run(before, length=3):
         return True
     return _num_stutters(words) > _num_stutters(before)

@@ -8,7 +8,7 @@ are ``denoisers.causal_scorer.CausalScorer`` (a causal LM in this process) and
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import dspy
 
@@ -16,7 +16,9 @@ from dspy_diffusion_infill.denoisers.pairs import ScoredPair
 from dspy_diffusion_infill.denoisers.protocol import Denoiser, ScoreRequest
 from dspy_diffusion_infill.embedded import EmbeddedEngine
 
-__all__ = ["DenoiserScorer", "ResponseScorer", "ScoredPair", "default_scorer"]
+__all__ = ["BoundedScorer", "DenoiserScorer", "ResponseScorer", "ScoredPair", "default_scorer"]
+
+_RESPONSE = "\ue000"  # stands for the response while the chat template is read
 
 
 class ResponseScorer(Protocol):
@@ -33,6 +35,18 @@ class ResponseScorer(Protocol):
         Summed over its tokens and the one that ends the turn; higher is better. Numbers of one
         scorer can be compared for equal responses only.
         """
+        ...
+
+
+@runtime_checkable
+class BoundedScorer(ResponseScorer, Protocol):
+    """A scorer that can say whether a pair fits its context; guidance then shortens what does not.
+
+    A scorer that cannot say is given everything as it is.
+    """
+
+    def room(self, pair: ScoredPair) -> int:
+        """Tokens of the context that a pair leaves free; below 0 where it does not fit."""
         ...
 
 
@@ -82,7 +96,7 @@ class DenoiserScorer:
         object.__setattr__(self, "name", f"{self.denoiser.name}#{way}")
 
     def log_likelihoods(self, pairs: Sequence[ScoredPair]) -> list[float]:
-        """As ``ResponseScorer.log_likelihoods``; a response that has no token scores 0.
+        """As ``ResponseScorer.log_likelihoods``; 0 where neither response nor end has a token.
 
         Raises:
             ContextTooLongError: a pair does not fit the denoiser's context.
@@ -98,6 +112,11 @@ class DenoiserScorer:
         scores = iter(self.denoiser.score(requests) if requests else [])
         totals = [[weight * sum(next(scores)) for weight in own] for own in weights]
         return [sum(total) / len(total) if total else 0.0 for total in totals]
+
+    def room(self, pair: ScoredPair) -> int:
+        """As ``BoundedScorer.room``."""
+        ids, _ = response_tokens(self.denoiser, pair)
+        return self.denoiser.context_length - len(ids)
 
     def _masks(self, ids: Sequence[int], places: Sequence[int]) -> list[Sequence[int]]:
         if not places:
@@ -118,10 +137,10 @@ def response_tokens(denoiser: Denoiser, pair: ScoredPair) -> tuple[tuple[int, ..
     """
     response = pair.response.strip()
     turns = [dict(message) for message in pair.messages]
-    text = denoiser.render([*turns, {"role": "assistant", "content": response}])
-    start = text.rindex(response)
-    end = start + len(response)
-    encoding = denoiser.encode(text)
+    rendered = denoiser.render([*turns, {"role": "assistant", "content": _RESPONSE}])
+    before, _, after = rendered.rpartition(_RESPONSE)
+    start, end = len(before), len(before) + len(response)
+    encoding = denoiser.encode(before + response + after)
     inside = [k for k, (_, stop) in enumerate(encoding.offsets) if stop > start]
     last = [k for k in inside if encoding.offsets[k][0] >= end][:1]
     return encoding.input_ids, [k for k in inside if encoding.offsets[k][0] < end] + last

@@ -1,6 +1,6 @@
 """The progress bar: best score and calls left."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from tqdm.auto import tqdm
@@ -9,7 +9,7 @@ from dspy_diffusion_infill.optimizer.search import Search
 
 
 @contextmanager
-def progress_bar(search: Search, *, total: int, show: bool) -> Iterator[None]:
+def progress_bar(search: Search, *, total: int, show: bool) -> Generator[None]:
     """Shows metric calls made, the best score and the calls left, after every trial.
 
     Args:

@@ -5,6 +5,8 @@ valset, and a budget of metric calls. Any folder of files of that schema will do
 human_instructions, train, test}`` with rows ``{input, outputs}``::
 
     python tests/benchmarks/instruction_induction.py --data FOLDER --json OUT.json
+
+Tasks and seeds that OUT.json has already are not run again.
 """
 
 import argparse
@@ -36,6 +38,12 @@ class Result:
     seconds: float
     instructions_before: str
     instructions_after: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task} seed {self.seed}: {self.test_before:.2f} -> {self.test_after:.2f} "
+            f"({self.metric_calls} calls, {self.seconds:.0f} s) {self.instructions_after!r}"
+        )
 
 
 def equals_one_of(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
@@ -116,6 +124,18 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def read_results(path: Path) -> list[Result]:
+    """What an earlier run has left."""
+    return [Result(**row) for row in json.loads(path.read_text())] if path.is_file() else []
+
+
+def write_results(path: Path, results: list[Result]) -> None:
+    """A kill leaves the old file or the new one."""
+    whole = path.with_suffix(".partial")
+    whole.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    whole.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -135,18 +155,14 @@ def main() -> None:
         files = [options.data / f"{name}.json" for name in options.tasks.split(",")]
     denoiser = load_denoiser(options.denoiser)
     dspy.configure(lm=embedded_lm(), adapter=TemplateAdapter())
-    results = []
+    results = read_results(options.json)
+    done = {(result.task, result.seed) for result in results}
     for file in files:
         for seed in range(options.seeds):
-            result = run_task(file, seed, options, denoiser)
-            results.append(result)
-            print(
-                f"{result.task} seed {seed}: {result.test_before:.2f} -> {result.test_after:.2f} "
-                f"({result.metric_calls} calls, {result.seconds:.0f} s) "
-                f"{result.instructions_after!r}",
-                flush=True,
-            )
-            options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
+            if (file.stem, seed) not in done:
+                results.append(run_task(file, seed, options, denoiser))
+                print(results[-1], flush=True)
+                write_results(options.json, results)
     print(summary(results))
 
 

@@ -28,6 +28,21 @@ def response_only(response: list[bool], t: float, seed: int) -> list[bool]:
     return masked
 
 
+def full_sequence_for_elbo(maskable: list[bool], t: float, seed: int) -> tuple[list[bool], float]:
+    candidates = [k for k, free in enumerate(maskable) if free]
+    count = min(len(candidates), math.ceil(t * len(candidates)))
+    masked = [False] * len(maskable)
+    for place in torch.randperm(len(candidates), generator=numbers(seed)).tolist()[:count]:
+        masked[candidates[place]] = True
+    return masked, count / len(candidates)
+
+
+def response_only_for_elbo(response: list[bool], t: float, seed: int) -> tuple[list[bool], float]:
+    p_mask = (1 - 1e-3) * t + 1e-3
+    draws = torch.rand(len(response), generator=numbers(seed)).tolist()
+    return [mine and draw < p_mask for mine, draw in zip(response, draws, strict=True)], p_mask
+
+
 def window(
     maskable: list[bool],
     t: float,

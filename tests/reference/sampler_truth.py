@@ -50,8 +50,9 @@ def llada(
             best: list[tuple[float, int, int]] = []
             for place in block:
                 if ids[place] == mask_id:
-                    probs = softmax(allowed(rows[place], forbidden))
-                    token = max(range(len(probs)), key=lambda k: probs[k])
+                    probs = softmax(rows[place])
+                    choices = [k for k in range(len(probs)) if k not in forbidden]
+                    token = max(choices, key=lambda k: probs[k])
                     best.append((probs[token], place, token))
             for _, place, token in sorted(best, reverse=True)[:count]:
                 ids[place] = token
@@ -68,13 +69,23 @@ def dream_counts(num_masked: int, steps: int) -> list[int]:
     return counts
 
 
-def dream_confidence(probs: list[float], algorithm: str) -> float:
-    ranked = sorted(probs, reverse=True)
+def dream_confidence(drawn: list[float], algorithm: str, own: list[float] | None = None) -> float:
+    """Published, a token is drawn with the model's own probabilities.
+
+    Where some are forbidden, ``drawn`` are those that a token is drawn with: 0 for these.
+    """
+    own = drawn if own is None else own
+    ranked = sorted((p for p, q in zip(own, drawn, strict=True) if q > 0), reverse=True)
     if algorithm == "topk_margin":
         return ranked[0] - ranked[1]
     if algorithm == "entropy":
-        return sum(p * math.log(p + 1e-10) for p in probs)
+        return sum(q * math.log(p + 1e-10) for p, q in zip(own, drawn, strict=True))
     return ranked[0]
+
+
+def most_probable(row: list[float], top_k: int) -> list[float]:
+    least = sorted(row, reverse=True)[:top_k][-1]
+    return [value if value >= least else -math.inf for value in row]
 
 
 def dream(
@@ -94,11 +105,10 @@ def dream(
         best: list[tuple[float, int, int]] = []
         for place, token in enumerate(ids):
             if token == mask_id:
-                row = allowed(rows[place], forbidden)
-                least = sorted(row, reverse=True)[:top_k][-1]
-                probs = softmax([value if value >= least else -math.inf for value in row])
-                token = max(range(len(probs)), key=lambda k: probs[k])
-                best.append((dream_confidence(probs, algorithm), place, token))
+                own = softmax(most_probable(rows[place], top_k))
+                drawn = softmax(most_probable(allowed(rows[place], forbidden), top_k))
+                token = max(range(len(drawn)), key=lambda k: drawn[k])
+                best.append((dream_confidence(drawn, algorithm, own), place, token))
         for _, place, token in sorted(best, reverse=True)[:count]:
             ids[place] = token
     return ids

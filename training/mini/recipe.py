@@ -27,7 +27,7 @@ class Scale:
         pretraining_tokens: tokens of texts in which instructions and examples never meet.
         stage_tokens: tokens of contexts that each of RO, FS and FS+RO is fine-tuned on.
         batch_tokens: tokens of a step.
-        learning_rate: peak, in pretraining and in each stage; cosine decay.
+        learning_rate: peak, in pretraining and in each masking of a stage; cosine decay.
         max_examples: worked examples of a context: 1 to so many in training, so many in the test.
         num_contexts: test contexts for each stage and seed.
         met: share of the pretraining texts that do hold an instruction and its own examples.

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Generator
 from transformers import LlamaForCausalLM
 
+from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.training.mini import teaching, world
 from dspy_diffusion_infill.training.mini.measures import Exam, draw_exam, measure
 from dspy_diffusion_infill.training.mini.recipe import SCALES, STAGES, Scale, ScaleName, Stage
@@ -36,8 +37,8 @@ def run_mini(
 
     Args:
         seeds: runs, with seeds 0, 1, ...; they share the CPU's cores.
-        output: folder for ``mini.md``, ``mini.png`` and ``mini.svg`` (plots need matplotlib).
-        json: file for the rows.
+        output: folder for ``mini.md``, ``mini.png`` and ``mini.svg``.
+        json: file for the rows; where it is given, a missing matplotlib costs no more than plots.
         display: print progress (standard error) and the table.
         scale: ``full`` (minutes), ``smoke`` (seconds: too little to learn from), or one's own.
 
@@ -46,14 +47,13 @@ def run_mini(
 
     Raises:
         ValueError: ``seeds`` is below 1, or ``scale`` is not known.
-        ImportError: ``output`` is given and matplotlib is missing.
+        MissingDependencyError: ``output`` is given without ``json``, and matplotlib is missing.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got seeds={seeds}")
     if isinstance(scale, str) and scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got scale={scale!r}")
-    if output is not None:
-        _need_matplotlib()
+    has_plots = output is not None and _can_plot(required=json is None)
     size = SCALES[scale] if isinstance(scale, str) else scale
     rows = [row for of_seed in _run_seeds(seeds, size, display) for row in of_seed]
     if json is not None:
@@ -62,22 +62,25 @@ def run_mini(
         json.write_text(text + "\n", encoding="utf-8")
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        from dspy_diffusion_infill.training.mini import plot  # matplotlib is an extra
-
         (output / "mini.md").write_text(markdown(rows), encoding="utf-8")
-        plot.write_plot(rows, output)
+        if has_plots:
+            from dspy_diffusion_infill.training.mini import plot  # matplotlib is an extra
+
+            plot.write_plot(rows, output)
     if display:
         _print(rows)
     return rows
 
 
-def _need_matplotlib() -> None:
-    """Says what is missing before minutes of training, not after them."""
-    if find_spec("matplotlib") is None:
-        raise ImportError(
-            "plots need matplotlib: pip install 'dspy-diffusion-infill[train]', "
-            "or give no output folder"
-        )
+def _can_plot(*, required: bool) -> bool:
+    """Whether matplotlib is there; says what is missing before minutes of training, not after."""
+    if find_spec("matplotlib") is not None:
+        return True
+    missing = "plots need matplotlib: pip install 'dspy-diffusion-infill[train]'"
+    if required:
+        raise MissingDependencyError(f"{missing}; or keep the rows alone, with json (--json)")
+    print(f"{missing}; none are drawn", file=sys.stderr, flush=True)
+    return False
 
 
 def _run_seeds(seeds: int, scale: Scale, display: bool) -> Iterator[list[MiniRow]]:

@@ -19,6 +19,7 @@ from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.llada import llada_config
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
+from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.training.loss import diffusion_loss
 from dspy_diffusion_infill.training.masking import (
     MaskDraw,
@@ -32,8 +33,9 @@ from dspy_diffusion_infill.training.mini.recipe import STAGES, Masking, Scale, S
 try:
     from torch.optim import Muon
 except ImportError as error:
-    raise ImportError(
-        f"the small reproduction needs torch 2.9 or later for Muon, got {torch.__version__}"
+    raise MissingDependencyError(
+        f"the small reproduction needs torch 2.9 or later for Muon, got {torch.__version__}: "
+        "pip install --upgrade torch"
     ) from error
 
 Texts = Callable[[Generator], Int[Tensor, "batch length"]]
@@ -87,10 +89,11 @@ def pretrain(
     _teach(
         model,
         partial(pretraining_texts, seen, scale),
-        [("FS", scale.pretraining_tokens)],
+        "FS",
+        scale.pretraining_tokens,
         learning_rate=scale.learning_rate,
         generator=Generator().manual_seed(seed),
-        log=f"seed {seed} · pretraining" if log else None,
+        log=f"seed {seed} · pretraining · FS" if log else None,
     )
 
 
@@ -103,15 +106,22 @@ def fine_tune(
     seed: int,
     log: bool,
 ) -> None:
-    """Teaches contexts, masked as the stage says; stages of one seed start with the same text."""
-    _teach(
-        model,
-        partial(contexts, seen, scale),
-        [(masking, round(share * scale.stage_tokens)) for masking, share in STAGES[stage]],
-        learning_rate=scale.learning_rate,
-        generator=Generator().manual_seed(1000 + seed),
-        log=f"seed {seed} · {stage}" if log else None,
-    )
+    """Teaches contexts, masked as the stage says; stages of one seed start with the same text.
+
+    Each masking of a stage has an optimizer and a schedule of its own, as ``training.run.train``
+    gives each of its stages.
+    """
+    generator = Generator().manual_seed(1000 + seed)
+    for masking, share in STAGES[stage]:
+        _teach(
+            model,
+            partial(contexts, seen, scale),
+            masking,
+            round(share * scale.stage_tokens),
+            learning_rate=scale.learning_rate,
+            generator=generator,
+            log=f"seed {seed} · {stage} · {masking}" if log else None,
+        )
 
 
 def pretraining_texts(
@@ -143,27 +153,25 @@ def contexts(
 def _teach(
     model: LlamaForCausalLM,
     texts: Texts,
-    phases: Sequence[tuple[Masking, int]],
+    masking: Masking,
+    num_tokens: int,
     *,
     learning_rate: float,
     generator: Generator,
     log: str | None,
 ) -> None:
-    """Trains in place; the phases, (masking, tokens) each, share one optimizer and one schedule."""
+    """Trains in place, over one warm-up and decay of the learning rate."""
     model.train()
-    optimizers = list(_optimizers(model))
-    total, done, end = sum(tokens for _, tokens in phases), 0, 0
-    for masking, tokens in phases:
-        end += tokens
-        while done < end:
-            for group in (group for o in optimizers for group in o.param_groups):
-                group["lr"] = learning_rate * _schedule(done / total)
-            x0 = texts(generator)
-            loss = _step(model, optimizers, x0, masking, generator)
-            before, done = done, done + x0.numel()
-            if log and 5 * done // total > 5 * before // total:
-                line = f"{log} · {masking} · {done / 1e6:.2f} M tokens · loss {loss:.2f}"
-                print(line, file=sys.stderr, flush=True)
+    optimizers, done = list(_optimizers(model)), 0
+    while done < num_tokens:
+        for group in (group for o in optimizers for group in o.param_groups):
+            group["lr"] = learning_rate * _schedule(done / num_tokens)
+        x0 = texts(generator)
+        loss = _step(model, optimizers, x0, masking, generator)
+        before, done = done, done + x0.numel()
+        if log and 5 * done // num_tokens > 5 * before // num_tokens:
+            line = f"{log} · {done / 1e6:.2f} M tokens · loss {loss:.2f}"
+            print(line, file=sys.stderr, flush=True)
 
 
 def _step(

@@ -1,0 +1,54 @@
+import re
+
+import dspy
+import pytest
+from doubles import WordDenoiser, rule_lm
+
+from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.results import DetailedResults
+
+TASK = "Read what the customer wrote and then tell us the colour that is meant"
+ROWS = [
+    dspy.Example(text=f"it is {colour}", colour=colour).with_inputs("text")
+    for colour in ("red", "blue", "green", "grey", "pink")
+]
+
+
+def right_if_told_briefly(prompt: str) -> str:
+    colour = re.findall(r"it is (\w+)", prompt)[-1]
+    return colour if re.search(r"\b(?:only|word)\b", prompt) else "no idea"
+
+
+def search(*, display_progress: bool) -> DetailedResults:
+    with dspy.context(lm=rule_lm(right_if_told_briefly)[0], adapter=TemplateAdapter()):
+        optimizer = DiffusionInfill(
+            None,
+            WordDenoiser(),
+            guidance=None,
+            num_threads=1,
+            max_metric_calls=20,
+            display_progress=display_progress,
+        )
+        student = dspy.Predict(dspy.Signature("text -> colour", TASK))
+        return optimizer.compile(student, ROWS).detailed_results
+
+
+def test_the_bar_shows_calls_the_best_score_and_calls_left(capsys: pytest.CaptureFixture[str]):
+    results = search(display_progress=True)
+    line = r"(\d+)/20 .*?best ([\d.]+), (\d+) edits kept, (\d+) calls left"
+    shown = re.findall(line, stderr(capsys))
+    assert shown[0] == ("5", "0.000", "0", "15"), "before the first trial"
+    kept = sum(trial.accepted for trial in results.trials)
+    last = (str(results.metric_calls), f"{results.score_after:.3f}", str(kept), "0")
+    assert shown[-1] == last == ("20", "1.000", str(kept), "0")
+    assert all(int(calls) + int(left) == 20 for calls, _, _, left in shown)
+
+
+def test_without_display_progress_nothing_is_shown(capsys: pytest.CaptureFixture[str]):
+    search(display_progress=False)
+    assert "infilling" not in stderr(capsys)
+
+
+def stderr(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.replace("\r", "\n")
