@@ -22,7 +22,6 @@ from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.validation import Validator
 
-
 MANY = [f"word{k}" for k in range(300)]  # so that none comes thrice in a row
 
 

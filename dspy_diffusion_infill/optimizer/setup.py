@@ -144,7 +144,9 @@ class Setup:
         if not self._baseline_is_traced():
             traced = self._evaluate("traced runs", runner, self.trainset, anew=known is None)
         if known is not None:
-            return FirstEvaluations(self.baseline, worked_from_json(known, self.trainset), is_traced=True)
+            return FirstEvaluations(
+                self.baseline, worked_from_json(known, self.trainset), is_traced=True
+            )
         names = {id(predictor): name for name, predictor in runner.named_predictors()}
         worked = work_examples(self.base, self.names, self.trainset, traced, names)
         if (plain := worked_to_json(worked, self.trainset)) is not None:
