@@ -80,7 +80,7 @@ def test_a_saved_program_has_neither_key_nor_record(tmp_path):
 
 
 def test_a_reproduction_keeps_completions_and_no_address_or_article(tmp_path, monkeypatch):
-    monkeypatch.setattr(Models, "denoiser", lambda self, name: name)
+    monkeypatch.setattr(Models, "denoiser", lambda self, name: WordDenoiser())
     data = write_summeval(tmp_path / "data")
     with loopback(lambda *_: "Because of Wolkenbruch. [RESULT] 3") as server:
         run_small(data, tmp_path / "out", server.url)
