@@ -210,14 +210,17 @@ def is_unreadable(error: Exception) -> bool:
 
 @contextmanager
 def _quiet_evaluate() -> Iterator[None]:
-    """Without the line that Evaluate logs for each trial; the progress bar says it better."""
-    evaluate_logger = logging.getLogger("dspy.evaluate.evaluate")
-    level = evaluate_logger.level
-    evaluate_logger.setLevel(logging.WARNING)
+    """Without what Evaluate logs of each trial: the progress bar, and our errors, say it better."""
+    names = ("dspy.evaluate.evaluate", "dspy.utils.parallelizer")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [one.level for one in loggers]
+    for one, level in zip(loggers, (logging.WARNING, logging.CRITICAL), strict=True):
+        one.setLevel(level)
     try:
         yield
     finally:
-        evaluate_logger.setLevel(level)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def as_float(score: Any) -> float:

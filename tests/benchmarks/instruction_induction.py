@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--no-guidance", action="store_true", help="the paper's procedure")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    logging.getLogger("dspy").setLevel(logging.ERROR)
+    logging.getLogger("dspy").setLevel(logging.CRITICAL)  # answers that are empty are scored 0
     logging.getLogger("dspy_diffusion_infill").setLevel(logging.ERROR)
     files = sorted(options.data.glob("*.json"))
     if options.tasks:
