@@ -26,7 +26,7 @@ from dspy_diffusion_infill.denoisers.chatml import (
 )
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.denoisers.pairs import ScoredPair
-from dspy_diffusion_infill.denoisers.placement import has_fast_bfloat16
+from dspy_diffusion_infill.denoisers.placement import has_fast_bfloat16, settle_kernels
 from dspy_diffusion_infill.denoisers.smollm2 import BASE, load_base
 from dspy_diffusion_infill.errors import ContextTooLongError
 
@@ -77,6 +77,7 @@ class CausalScorer:
         prompt_format: PromptFormat = DEFAULT_FORMAT,
         name: str,
     ) -> None:
+        settle_kernels()
         self.model, self.tokenizer = model, tokenizer
         self.prompt_format: PromptFormat = prompt_format
         self.name = f"{name}/{prompt_format}"

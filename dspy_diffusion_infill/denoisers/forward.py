@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
+from dspy_diffusion_infill.denoisers.placement import settle_kernels
 from dspy_diffusion_infill.errors import DenoiserMemoryError
 
 GPU_TOKENS_PER_BATCH = 16384
@@ -61,6 +62,7 @@ class ForwardPasses:
         pad_id: int,
         tokens_per_batch: int | None = None,
     ) -> None:
+        settle_kernels()
         self.model, self.shift, self.pad_id = model, shift, pad_id
         if tokens_per_batch is None:
             tokens_per_batch = 1 if model.device.type == "cpu" else GPU_TOKENS_PER_BATCH

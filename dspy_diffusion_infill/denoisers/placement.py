@@ -1,5 +1,6 @@
 """Where a model's weights go and in what precision, in transformers' words."""
 
+import functools
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,20 @@ def has_fast_bfloat16() -> bool:
     # torch of before that function says it in a private one; without either, float32 is right too.
     is_supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(is_supported and is_supported())
+
+
+@functools.cache
+def settle_kernels() -> None:
+    """Calls once, in one thread, the functions whose CPU kernels are chosen at their first call.
+
+    Where two threads make that first call, one may still get other kernels, and the first pass of a
+    process differs from all later ones by rounding (seen: MKL's cosine in rotary embeddings, one
+    process in two). Then equal seeds would not give equal proposals.
+    """
+    for dtype in (torch.float32, torch.float64):
+        value = torch.ones(64, dtype=dtype)
+        for function in (torch.cos, torch.sin, torch.exp, torch.log, torch.sqrt, torch.tanh):
+            function(value)
 
 
 @contextmanager

@@ -120,8 +120,15 @@ def with_checkpoints(specs: Mapping[str, ModelSpec], named: Sequence[str]) -> di
 def with_lm(
     specs: Mapping[str, ModelSpec], lm: str, *, api_base: str | None = None
 ) -> dict[str, ModelSpec]:
-    """The models with another LM in place of all of theirs; their denoisers stay."""
-    options = {"api_base": api_base, "api_key": "none"} if api_base else {}
+    """The models with another LM in place of all of theirs; their denoisers stay.
+
+    It gets the largest ``max_tokens`` of those that it stands in for, whichever it answers for, so
+    that what two of them would ask alike is asked once.
+    """
+    options: dict[str, Any] = {"api_base": api_base, "api_key": "none"} if api_base else {}
+    limits = [spec.options["max_tokens"] for spec in specs.values() if "max_tokens" in spec.options]
+    if limits:
+        options["max_tokens"] = max(limits)
     return {
         name: replace(
             spec,
