@@ -86,7 +86,9 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
         # peft asks transformers for a name that transformers has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         if start is not None:
-            model = PeftModel.from_pretrained(inner, str(start), is_trainable=True)
+            # With the recipe's numbers, not those that the adapter was made with: dropout may differ.
+            config = _lora_config(options)
+            model = PeftModel.from_pretrained(inner, str(start), is_trainable=True, config=config)
             model.active_peft_config.base_model_name_or_path = None  # nor what the adapter names
         else:
             model = get_peft_model(inner, _lora_config(options))
