@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny_models import MASK, save_causal
 from tiny_recipe import COLOURS, losses, save_probe, save_rows, silent, write_recipe
 from transformers import TrainerCallback
@@ -162,6 +163,15 @@ def test_the_recipe_of_the_embedded_denoiser_runs(tmp_path, causal, rows):
     denoiser = load_denoiser(str(tmp_path / "out"), device="cpu")
     assert denoiser.context_length == 2048
     assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_size < 200_000
+
+    del overrides[overrides.index("stages.1.steps=1")]
+    overrides += [f"model.adapter={tmp_path / 'out'}", "model.lora.dropout=0.1"]
+    train(load_recipe("smollm2-adapt-fs-more", overrides), output=tmp_path / "on", show=silent)
+    config = json.loads((tmp_path / "on" / "adapter_config.json").read_text())
+    assert config["lora_dropout"] == 0.1  # the recipe's own, not the first adapter's
+    first, second = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("out", "on"))
+    moved = [float((first[name] - second[name]).abs().max()) for name in first]
+    assert 0 < max(moved) < 0.01
 
 
 SMALL = ["optimizer.batch_size=2", "optimizer.warmup_steps=0", "logging_steps=1"]
