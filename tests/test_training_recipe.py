@@ -24,7 +24,9 @@ PAPER = [f"{model}-{kind}" for model in ("llada", "dream") for kind in ("fs", "r
 
 
 ONE_GPU = [f"{name}-{form}" for name in PAPER for form in ("lora", "qlora")]
-SMOLLM2 = [f"smollm2-{kind}" for kind in ("adapt", "adapt-fs", "adapt-fs-more", "fs", "ro", "fs-ro")]
+SMOLLM2 = [
+    f"smollm2-{kind}" for kind in ("adapt", "adapt-fs", "adapt-fs-more", "fs", "ro", "fs-ro")
+]
 
 
 def test_every_recipe_of_the_package_loads_under_its_name():

@@ -86,7 +86,7 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
         # peft asks transformers for a name that transformers has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         if start is not None:
-            # With the recipe's numbers, not those that the adapter was made with: dropout may differ.
+            # With the numbers of the recipe, not of the adapter: dropout may differ.
             config = _lora_config(options)
             model = PeftModel.from_pretrained(inner, str(start), is_trainable=True, config=config)
             model.active_peft_config.base_model_name_or_path = None  # nor what the adapter names
