@@ -29,7 +29,7 @@ from dspy_diffusion_infill.report import print_report
 
 NUM_TRAIN, NUM_VALID = 16, 32
 BUNDLED_TASK = "sentiment"
-BUNDLED_INSTRUCTIONS = "Tell me what the customer thinks of the product."
+BUNDLED_INSTRUCTIONS = "Classify the review."
 _MAX_LABELS = 12
 _FIRST_RUNS = 8  # made before all others: an LM that answers none of them is not worth more
 

@@ -18,7 +18,8 @@ class CostEstimate:
     Attributes:
         num_windows: windows of all predictors, in one sweep.
         metric_calls: program runs, the first evaluation included.
-        lm_calls: calls of the program's LM; a program with loops may make more.
+        lm_calls: calls of the program's LM; a program with loops may make more, and DSPy's
+            ChatAdapter asks a second time, in JSON, where it cannot read an answer.
         lm_tokens: prompt tokens of these calls, at four characters a token.
         denoiser_passes: forward passes over one context each; those of guidance too, where the
             denoiser says how likely responses are.
