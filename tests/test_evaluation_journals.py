@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import dspy
@@ -116,5 +117,8 @@ def test_answers_under_way_are_waited_for() -> None:
         assert not server.answered
         answering.set()
         calls.wait(seconds=10)
+        deadline = time.monotonic() + 10  # the server notes an answer when it has sent it
+        while not server.answered and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert server.answered == ["one"]
         thread.join()
