@@ -91,7 +91,7 @@ def test_every_example_is_one_block_that_ends_with_its_marker(groups):
     for task_id, group in groups:
         assert 7 <= len(group.examples) <= 20, task_id
         for block, answer in group.examples:
-            assert re.fullmatch(r"[^\n:]+: \S[^\n]*\n[^\n:]+:", block), (task_id, block)
+            assert re.fullmatch(r"[^\s:]+: \S[^\n]*\n[^\n:]+:", block), (task_id, block)
             assert answer == answer.strip() != "", (task_id, block)
 
 

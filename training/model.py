@@ -85,13 +85,13 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
     with warnings.catch_warnings():
         # peft asks transformers for a name that transformers has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        # An adapter to go on from takes the recipe's numbers too: dropout may differ.
+        config = _lora_config(options)
         if start is not None:
-            # With the numbers of the recipe, not of the adapter: dropout may differ.
-            config = _lora_config(options)
             model = PeftModel.from_pretrained(inner, str(start), is_trainable=True, config=config)
             model.active_peft_config.base_model_name_or_path = None  # nor what the adapter names
         else:
-            model = get_peft_model(inner, _lora_config(options))
+            model = get_peft_model(inner, config)
     _in_float32(model, autocast=options.bf16)
     base = cast(PreTrainedModel, model.get_base_model())
     return Trainable(model, replace(denoiser.checkpoint, model=base), denoiser.name)
