@@ -143,8 +143,28 @@ def test_the_model_sees_what_follows_a_token():
 
 
 def test_stages_have_equal_budgets():
-    for stage, phases in STAGES.items():
-        assert sum(share for _, share in phases) == pytest.approx(0.0 if stage == "None" else 1.0)
+    for stage, parts in STAGES.items():
+        total = sum(part.tokens for part in parts)
+        assert total == pytest.approx(0.0 if stage == "None" else 1.0)
+
+
+def test_ro_is_gentle_where_fs_came_before_it_and_nowhere_else():
+    rates = {(stage, part.masking): part.rate for stage, parts in STAGES.items() for part in parts}
+    assert rates == {("RO", "RO"): 1, ("FS", "FS"): 1, ("FS+RO", "FS"): 1, ("FS+RO", "RO"): 0.1}
+
+
+def test_each_part_of_a_stage_has_its_masking_tokens_and_rate(monkeypatch):
+    taught = []
+    monkeypatch.setattr(
+        teaching,
+        "_teach",
+        lambda model, texts, masking, num_tokens, *, learning_rate, **_: taught.append(
+            (masking, num_tokens, learning_rate)
+        ),
+    )
+    model, scale = teaching.new_model(TINY, 0), replace(TINY, stage_tokens=900, learning_rate=0.5)
+    teaching.fine_tune(model, world.instructions(), "FS+RO", scale=scale, seed=0, log=False)
+    assert taught == [("FS", 600, 0.5), ("RO", 300, 0.05)]
 
 
 # The exam

@@ -32,6 +32,7 @@ CHANGED = {
         f"{MASKING}.{key}" for key in ("window_lengths.0", "window_lengths.1", "tokens_per_window")
     },
     "windows of 8": {f"{MASKING}.window_lengths.0", f"{MASKING}.tokens_per_window"},
+    "windows in the instructions only": {f"{MASKING}.tokens_per_window"},
     "annealed over a fifth": {"model.adapt.annealing_steps"},
     "annealed over half": {"model.adapt.annealing_steps"},
     "learning rate 2.5e-4": {"stages.0.optimizer.learning_rate"},

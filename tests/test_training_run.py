@@ -174,6 +174,13 @@ def test_the_recipe_of_the_embedded_denoiser_runs(tmp_path, causal, rows):
     moved = [float((first[name] - second[name]).abs().max()) for name in first]
     assert 0 < max(moved) < 0.01
 
+    other_rank = load_recipe("smollm2-adapt-fs-more", [*overrides, "model.lora.rank=8"])
+    with pytest.raises(ValueError, match=r"out' has rank 32, and model\.lora\.rank=8: .* set"):
+        train(other_rank, output=tmp_path / "other", show=silent)
+    overrides[-3] = f"model.adapter={tmp_path / 'nowhere'}"
+    with pytest.raises(ValueError, match=r"nowhere' has no adapter_config\.json"):
+        train(load_recipe("smollm2-adapt-fs-more", overrides), output=tmp_path / "no", show=silent)
+
 
 SMALL = ["optimizer.batch_size=2", "optimizer.warmup_steps=0", "logging_steps=1"]
 SMALL += ["model.compile=false", "data.max_length=256"]  # test_training_resume compiles

@@ -10,7 +10,8 @@ from datetime import datetime
 
 import pytest
 
-from dspy_diffusion_infill.training.rows import with_worked_examples
+from dspy_diffusion_infill.training.probe import read_probe_rows
+from dspy_diffusion_infill.training.rows import Group, with_worked_examples
 from dspy_diffusion_infill.training.worked_tasks import (
     COMPUTED,
     DATA,
@@ -18,6 +19,7 @@ from dspy_diffusion_infill.training.worked_tasks import (
     _columns,
     load_tasks,
     main,
+    windows,
     worked_groups,
 )
 
@@ -223,3 +225,51 @@ def test_the_command_writes_json_lines(tmp_path, monkeypatch, groups):
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["instructions"] for row in rows] == [group.instructions for _, group in groups]
     assert all(set(row) == {"instructions", "examples"} for row in rows)
+
+
+def _words(text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def test_windows_lie_in_the_instructions_and_four_examples_stand_below():
+    groups = [
+        Group("Write the colour of the thing that is named.", (("Input: a\nOutput:", "red"),) * 6),
+        Group("Name it.", (("Input: b\nOutput:", "blue"),) * 2),
+    ]
+    long, short = windows(groups, _words, seed=0)
+    assert long["text"].startswith(groups[0].instructions + "\n\nInput: a\nOutput: red\n\n")
+    assert long["text"].count("Output: red") == 4
+    masked = long["text"][long["start"] : long["end"]]
+    assert masked in groups[0].instructions and len(masked.split()) == 8
+    assert short["text"][short["start"] : short["end"]] == "Name it."
+    assert [long, short] == list(windows(groups, _words, seed=0))
+    places = {next(windows(groups, _words, seed=seed))["start"] for seed in range(20)}
+    assert places == {0, len("Write ")}
+
+
+def test_held_out_topics_stay_out_of_the_rows_and_become_windows(tmp_path, monkeypatch, tasks):
+    out, held_out = tmp_path / "rows.jsonl", tmp_path / "held_out.jsonl"
+    arguments = [str(out), "--hold-out", "science", "--windows", str(held_out)]
+    monkeypatch.setattr(sys, "argv", ["worked_tasks", *arguments])
+    main()
+    science = [task for task in tasks if task.topic == "science"]
+    taught = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(science) > 50 and len(taught) == 12 * (len(tasks) - len(science))
+    rows = read_probe_rows(held_out)
+    assert len(rows) == 3 * len(science)
+    assert all(row.end <= row.text.index("\n\n") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hold-out", "cooking", "--windows", "w.jsonl"], "no topic 'cooking'; there are: "),
+        (["--hold-out", "science"], "--hold-out and --windows need each other"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["worked_tasks", str(tmp_path / "rows.jsonl"), *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "rows.jsonl").exists()

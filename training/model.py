@@ -1,5 +1,6 @@
 """The model that is taught: a denoiser's weights, or a LoRA adapter on them."""
 
+import json
 import os
 import warnings
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from dspy_diffusion_infill.errors import (
     MissingMaskTokenError,
     NotMaskedDiffusionError,
 )
-from dspy_diffusion_infill.training.options import ModelOptions, Recipe
+from dspy_diffusion_infill.training.options import LoraOptions, ModelOptions, Recipe
 
 ADDED_BASE = "base"  # folder in the output that holds a base with a mask token added
 
@@ -64,8 +65,11 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
     Raises:
         DenoiserError: the base cannot be loaded.
         MissingMaskTokenError: a mask token would have to be added, and the form cannot teach it.
+        ValueError: ``model.adapter`` is no folder of an adapter, or of another rank.
     """
     options = recipe.model
+    if options.adapter is not None:
+        _check_adapter(options.adapter, options.lora)
     set_seed(recipe.seed)  # the adapter's first weights are random
     denoiser = _load_base(recipe, output)
     inner = denoiser.model
@@ -89,7 +93,6 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
         config = _lora_config(options)
         if start is not None:
             model = PeftModel.from_pretrained(inner, str(start), is_trainable=True, config=config)
-            model.active_peft_config.base_model_name_or_path = None  # nor what the adapter names
         else:
             model = get_peft_model(inner, config)
     _in_float32(model, autocast=options.bf16)
@@ -216,6 +219,21 @@ def _base_with_mask_token(options: ModelOptions, output: Path) -> str:
         model.save_pretrained(copy)
     PartialState().wait_for_everyone()
     return str(copy.resolve())
+
+
+def _check_adapter(folder: str, lora: LoraOptions) -> None:
+    file = Path(folder) / "adapter_config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"model.adapter={folder!r} has no {file.name}: name the output folder of a run with "
+            "model.form=lora or qlora"
+        )
+    rank = json.loads(file.read_text(encoding="utf-8")).get("r")
+    if rank != lora.rank:
+        raise ValueError(
+            f"model.adapter={folder!r} has rank {rank}, and model.lora.rank={lora.rank}: "
+            f"an adapter keeps its rank, so set model.lora.rank={rank}"
+        )
 
 
 def _base_name(options: ModelOptions, output: Path) -> str:

@@ -10,17 +10,21 @@ is one wording of one task:
 
 The tasks that the project measures itself on are left out on purpose: a test names them.
 
-Run it as ``python -m dspy_diffusion_infill.training.worked_tasks OUT.jsonl --seed 0``.
+Run it as ``python -m dspy_diffusion_infill.training.worked_tasks OUT.jsonl --seed 0``. With
+``--hold-out science --windows HELD_OUT.jsonl`` the tasks of ``data/tasks_science.txt`` stay out of
+OUT.jsonl, and HELD_OUT.jsonl gets windows in their instructions for ``dspy-infill probe``.
 """
 
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from dspy_diffusion_infill.training.rows import Group
+from dspy_diffusion_infill.denoisers import load_denoiser
+from dspy_diffusion_infill.training.rows import SEPARATOR, Group
 from dspy_diffusion_infill.training.worked_extracts import EXTRACTS
 from dspy_diffusion_infill.training.worked_numbers import NUMBERS
 from dspy_diffusion_infill.training.worked_registry import Make
@@ -37,9 +41,13 @@ LABEL_MARKERS = (("Text", "Label"), ("Input", "Label"), ("Text", "Category"), ("
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: how it may be worded, how its examples are marked, and (input, answer) examples."""
+    """One task: how it may be worded, how its examples are marked, and (input, answer) examples.
+
+    ``topic`` is the data file that it stands in: ``science`` for ``tasks_science.txt``.
+    """
 
     task_id: str
+    topic: str
     wording: Wording
     markers: tuple[tuple[str, str], ...]
     examples: tuple[tuple[str, str], ...]
@@ -58,8 +66,11 @@ class _Block:
 
 def load_tasks(*, seed: int) -> list[Task]:
     """All tasks, by id; ``seed`` decides the computed examples."""
-    blocks = (block for path in sorted(DATA.glob("tasks_*.txt")) for block in _read_blocks(path))
-    tasks = [_to_task(block, random.Random(f"{seed}/{block.task_id}")) for block in blocks]
+    tasks = [
+        _to_task(block, topic_of(path), random.Random(f"{seed}/{block.task_id}"))
+        for path in sorted(DATA.glob("tasks_*.txt"))
+        for block in _read_blocks(path)
+    ]
     if len({task.task_id for task in tasks}) < len(tasks):
         raise ValueError("two tasks in training/data/tasks_*.txt have the same id")
     return sorted(tasks, key=lambda task: task.task_id)
@@ -76,6 +87,39 @@ def worked_groups(
             examples = rng.sample(task.examples, min(rng.randint(12, 20), len(task.examples)))
             blocks = tuple((f"{given}: {x}\n{asked}:", y) for x, y in examples)
             yield task.task_id, Group(text, blocks)
+
+
+def topic_of(path: Path) -> str:
+    """The topic of the tasks in ``tasks_TOPIC.txt``."""
+    return path.stem.removeprefix("tasks_")
+
+
+def windows(
+    groups: Iterable[Group],
+    offsets: Callable[[str], Sequence[tuple[int, int]]],
+    *,
+    seed: int,
+    num_tokens: int = 8,
+    num_examples: int = 4,
+) -> Iterator[dict[str, str | int]]:
+    """Rows of the infill probe: a window in each of the instructions, above worked examples.
+
+    Args:
+        groups: instructions of fewer than ``num_tokens`` tokens are masked as a whole.
+        offsets: of the tokens of a text, (start, end) characters.
+        seed: decides the examples and the place of the window.
+        num_tokens: of a window.
+        num_examples: that stand below the instructions, as the optimizer's contexts have them.
+    """
+    for number, group in enumerate(groups):
+        rng = random.Random(f"{seed}/{number}/window")
+        examples = rng.sample(group.examples, min(num_examples, len(group.examples)))
+        blocks = [f"{question} {answer}" for question, answer in examples]
+        tokens = offsets(group.instructions)
+        first = rng.randint(0, max(0, len(tokens) - num_tokens))
+        last = min(first + num_tokens, len(tokens)) - 1
+        text = SEPARATOR.join([group.instructions, *blocks])
+        yield {"text": text, "start": tokens[first][0], "end": tokens[last][1]}
 
 
 def _read_blocks(path: Path) -> Iterator[_Block]:
@@ -124,7 +168,7 @@ def _read_line(block: _Block, line: str) -> None:
         raise ValueError(f"task {block.task_id}: neither a field nor an example: {line!r}")
 
 
-def _to_task(block: _Block, rng: random.Random) -> Task:
+def _to_task(block: _Block, topic: str, rng: random.Random) -> Task:
     fields = block.fields
     labels = block.labels + [x for line in fields.get("labels", ()) for x in line.split(", ")]
     examples = list(dict.fromkeys([*block.examples, *_examples_from(fields.get("from", []), rng)]))
@@ -140,7 +184,7 @@ def _to_task(block: _Block, rng: random.Random) -> Task:
         roles=tuple(fields.get("role", ())),
         labels=tuple(labels),
     )
-    return Task(block.task_id, wording, tuple(markers), tuple(examples))
+    return Task(block.task_id, topic, wording, tuple(markers), tuple(examples))
 
 
 def _alternatives(lines: list[str]) -> tuple[str, ...]:
@@ -184,17 +228,38 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hold-out", action="append", default=[], metavar="TOPIC")
+    parser.add_argument("--windows", type=Path, metavar="HELD_OUT.jsonl")
     options = parser.parse_args()
     tasks = load_tasks(seed=options.seed)
-    groups = [group for _, group in worked_groups(tasks, seed=options.seed)]
-    with options.out.open("w", encoding="utf-8") as file:
-        for group in groups:
-            row = {
-                "instructions": group.instructions,
-                "examples": [list(pair) for pair in group.examples],
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{len(tasks)} tasks, {len(groups)} rows -> {options.out}")
+    if unknown := set(options.hold_out) - {task.topic for task in tasks}:
+        topics = ", ".join(sorted({task.topic for task in tasks}))
+        parser.error(f"no topic {sorted(unknown)[0]!r}; there are: {topics}")
+    if bool(options.hold_out) != bool(options.windows):
+        parser.error("--hold-out and --windows need each other")
+    taught = [task for task in tasks if task.topic not in options.hold_out]
+    groups = [group for _, group in worked_groups(taught, seed=options.seed)]
+    _write(
+        options.out,
+        ({"instructions": g.instructions, "examples": list(map(list, g.examples))} for g in groups),
+    )
+    print(f"{len(taught)} tasks, {len(groups)} rows -> {options.out}")
+    if options.windows:
+        held_out = [task for task in tasks if task.topic in options.hold_out]
+        rows = worked_groups(held_out, seed=options.seed, num_wordings=3, plain_share=1.0)
+        found = list(windows((group for _, group in rows), _offsets(), seed=options.seed))
+        _write(options.windows, found)
+        print(f"{len(held_out)} held-out tasks, {len(found)} windows -> {options.windows}")
+
+
+def _offsets() -> Callable[[str], Sequence[tuple[int, int]]]:
+    denoiser = load_denoiser("smollm2-fs", device="cpu")
+    return lambda text: denoiser.encode(text).offsets
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ VARIANTS = {
         "masking.window_lengths=[4, 16]", "masking.tokens_per_window=40"
     ),
     "windows of 8": of_stage("masking.window_lengths=[8, 8]", "masking.tokens_per_window=40"),
+    "windows in the instructions only": of_stage("masking.tokens_per_window=100000"),
     "annealed over a fifth": Variant(annealing=0.2),
     "annealed over half": Variant(annealing=0.5),
     "learning rate 2.5e-4": of_stage("optimizer.learning_rate=2.5e-4"),

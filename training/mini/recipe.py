@@ -7,13 +7,31 @@ Masking = Literal["RO", "FS"]
 Stage = Literal["None", "RO", "FS", "FS+RO"]
 ScaleName = Literal["full", "smoke"]
 
-STAGES: dict[Stage, tuple[tuple[Masking, float], ...]] = {
+GENTLE = 0.1
+"""Share of the peak learning rate at which RO follows FS.
+
+RO is without loss in no time here, and normalized steps (Muon, AdamW) stay long where the gradient
+is next to nothing: at the full rate they walk the weights away from what FS had taught, and FS+RO
+infills nothing. The paper's rate is one for the tuning of 8B models, 1e-5.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One masking of a stage, with its shares of the stage's tokens and of the peak rate."""
+
+    masking: Masking
+    tokens: float = 1.0
+    rate: float = 1.0
+
+
+STAGES: dict[Stage, tuple[Part, ...]] = {
     "None": (),
-    "RO": (("RO", 1.0),),
-    "FS": (("FS", 1.0),),
-    "FS+RO": (("FS", 2 / 3), ("RO", 1 / 3)),  # as the paper's epochs, 8 and 4 (Table 5)
+    "RO": (Part("RO"),),
+    "FS": (Part("FS"),),
+    "FS+RO": (Part("FS", 2 / 3), Part("RO", 1 / 3, GENTLE)),  # the paper's epochs, 8 and 4
 }
-"""What each stage does after pretraining: maskings in turn, each with its share of the tokens."""
+"""What each stage does after pretraining: maskings in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +45,7 @@ class Scale:
         pretraining_tokens: tokens of texts in which instructions and examples never meet.
         stage_tokens: tokens of contexts that each of RO, FS and FS+RO is fine-tuned on.
         batch_tokens: tokens of a step.
-        learning_rate: peak, in pretraining and in each masking of a stage; cosine decay.
+        learning_rate: peak, in pretraining and in each part of a stage; cosine decay.
         max_examples: worked examples of a context: 1 to so many in training, so many in the test.
         num_contexts: test contexts for each stage and seed.
         met: share of the pretraining texts that do hold an instruction and its own examples.

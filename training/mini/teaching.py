@@ -112,15 +112,15 @@ def fine_tune(
     gives each of its stages.
     """
     generator = Generator().manual_seed(1000 + seed)
-    for masking, share in STAGES[stage]:
+    for part in STAGES[stage]:
         _teach(
             model,
             partial(contexts, seen, scale),
-            masking,
-            round(share * scale.stage_tokens),
-            learning_rate=scale.learning_rate,
+            part.masking,
+            round(part.tokens * scale.stage_tokens),
+            learning_rate=part.rate * scale.learning_rate,
             generator=generator,
-            log=f"seed {seed} · {stage} · {masking}" if log else None,
+            log=f"seed {seed} · {stage} · {part.masking}" if log else None,
         )
 
 
