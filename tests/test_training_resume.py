@@ -125,6 +125,18 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path, causal, rows):
         train(other, output=tmp_path / "out", resume=True, show=silent)
 
 
+def test_a_run_that_saved_nothing_does_not_hold_its_folder(tmp_path, causal, rows):
+    path, out = write_recipe(tmp_path, causal, rows), tmp_path / "out"
+    nowhere = load_recipe(path, [f"model.base={tmp_path / 'nowhere'}"])
+    with pytest.raises(ValueError, match="nowhere"):
+        train(nowhere, output=out, show=silent)
+    assert (out / "recipe.yaml").is_file()
+    train(load_recipe(path, ["stages.0.steps=1"]), output=out, show=silent)
+    shutil.rmtree(out / "stages")  # to save space: the model that is there is still not lost
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(load_recipe(path, ["stages.0.steps=1"]), output=out, show=silent)
+
+
 def test_a_run_of_an_older_version_goes_on_though_its_recipe_lacks_a_newer_key(
     tmp_path, causal, rows
 ):

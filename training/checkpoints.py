@@ -22,11 +22,14 @@ _FIGURES = ("probe_", "nelbo", "perplexity")
 def begin(recipe: Recipe, output: Path, *, resume: bool) -> None:
     """Makes the run's folder, or checks that the one that is there is of this recipe.
 
+    A run that stopped before it had saved anything, as with a base that is not there, counts for
+    none.
+
     Raises:
         ValueError: the folder holds a run and ``resume`` is off, or one of another recipe.
     """
     path, text = output / _RECIPE, as_yaml(recipe)
-    if not path.is_file():
+    if not path.is_file() or not _has_saved(output):
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         return
@@ -84,6 +87,12 @@ def num_cut_of(checkpoint: Path) -> int | None:
     state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     counts = [entry.get("num_cut") for entry in state["log_history"] if "loss" in entry]
     return None if None in counts else sum(counts)
+
+
+def _has_saved(output: Path) -> bool:
+    """Whether the folder holds a whole checkpoint, or a model that is finished."""
+    checkpoints = map(latest_checkpoint, (output / "stages").glob("*/"))
+    return (output / "evaluation.json").is_file() or any(checkpoints)
 
 
 def _first_difference(was: str, now: str) -> str:

@@ -15,7 +15,8 @@ turn::
 A run goes over its batches twice and times the second pass, so that neither compilation nor the
 first allocations count. Tokens are those of the rows, without padding. Memory is the process's
 highest resident set, of which the model and the libraries are a part. The first batch's loss shows
-that it is the same model and the same batch.
+that it is the same model and the same batch. On a CPU without instructions for bfloat16 (``lscpu``
+shows no ``amx_bf16``) add ``--set model.bf16=false``: all kinds then compute in float32.
 """
 
 import argparse
@@ -133,11 +134,11 @@ class PlainCoder:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
 
 
-def plain_base(base: str) -> tuple[LlamaForCausalLM, Any]:
+def plain_base(base: str, dtype: torch.dtype) -> tuple[LlamaForCausalLM, Any]:
     if base != smollm2.BASE:
-        model = LlamaForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        model = LlamaForCausalLM.from_pretrained(base, dtype=dtype)
         return model, load_tokenizer(Path(base))
-    model, tokenizer = smollm2.load_base(torch.bfloat16)
+    model, tokenizer = smollm2.load_base(dtype)
     tokenizer.chat_template = smollm2.CHAT_TEMPLATE
     return model, tokenizer
 
@@ -145,7 +146,8 @@ def plain_base(base: str) -> tuple[LlamaForCausalLM, Any]:
 def run_plain(recipe: Recipe) -> dict[str, float]:
     options, lora, adapt = recipe.stages[STAGE].optimizer, recipe.model.lora, recipe.model.adapt
     assert adapt is not None
-    base, tokenizer = plain_base(recipe.model.base)
+    bf16 = recipe.model.bf16
+    base, tokenizer = plain_base(recipe.model.base, torch.bfloat16 if bf16 else torch.float32)
     base.config.is_causal = False
     numbers = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear")
     model = get_peft_model(base, numbers).train()
@@ -161,7 +163,7 @@ def run_plain(recipe: Recipe) -> dict[str, float]:
             began = time.perf_counter()
         start = first % len(data)
         batch = collate(data[start : start + options.batch_size])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             logits = model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
             ).logits
