@@ -372,7 +372,7 @@ def test_fine_tuning_starts_from_the_same_weights_and_moves_them(monkeypatch):
 
 
 def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monkeypatch):
-    """As each stage of a recipe: what comes second is taught as thoroughly as what comes first."""
+    """As each stage of a recipe; the rate of what comes second has a peak of its own."""
     step, rates, optimizers_of = teaching._step, {}, {}
 
     def watched(model, optimizers, x0, masking, generator):
@@ -386,10 +386,11 @@ def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monk
     seen, _ = world.split(generator())
     teaching.fine_tune(teaching.new_model(scale, 0), seen, "FS+RO", scale=scale, seed=0, log=False)
     assert optimizers_of["FS"] is not optimizers_of["RO"]
-    for learned in rates.values():
-        assert learned[0] < 0.1 * scale.learning_rate
-        assert max(learned) > 0.95 * scale.learning_rate
-        assert learned[-1] < 0.01 * scale.learning_rate
+    for part in STAGES["FS+RO"]:
+        learned, peak = rates[part.masking], part.rate * scale.learning_rate
+        assert learned[0] < 0.1 * peak
+        assert 0.95 * peak < max(learned) <= peak
+        assert learned[-1] < 0.01 * peak
     assert len(rates["FS"]) == pytest.approx(2 * len(rates["RO"]), rel=0.1)
 
 
