@@ -12,7 +12,11 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs a GPU or the hub runs only where ``-m`` names its mark."""
+    """What needs a GPU or the hub runs only where ``-m`` names its mark; notebooks run first.
+
+    They take minutes: last, they would keep one worker busy while the others wait.
+    """
+    items.sort(key=lambda item: item.path.name != "test_examples.py")
     for mark in ("gpu", "hub"):
         if mark not in config.getoption("-m").replace(f"not {mark}", "").split():
             skip = pytest.mark.skip(reason=f"needs a {mark}: pytest -m {mark}")
