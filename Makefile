@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,train,evaluation,dev,docs
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs notebooks clean
+.PHONY: setup demo test lint docs clean
 
 setup: $(STAMP)
 
