@@ -118,6 +118,15 @@ def test_causal_probe_is_teacher_forced(denoiser, denoiser_folder):
     assert score.nll == pytest.approx(sum(expected) / len(expected), abs=1e-5)
 
 
+def test_a_text_alone_has_the_same_window_behind_its_start(denoiser):
+    in_turns = tokenize_windows(denoiser, ROWS)
+    alone = tokenize_windows(denoiser, ROWS, start=MASK)
+    for row, inside, bare in zip(ROWS, in_turns, alone, strict=True):
+        assert bare.input_ids == denoiser.encode(MASK + row.text).input_ids
+        true = [[w.input_ids[place] for place in w.span] for w in (inside, bare)]
+        assert true[0] == true[1]
+
+
 def load_causal_base_of(folder: Path):
     adapter = folder / "adapter"
     adapter.mkdir(exist_ok=True)
@@ -165,11 +174,13 @@ def test_the_command_writes_the_figures(tmp_path, denoiser_folder):
     app = typer.Typer()
     training_commands.register(app)
     arguments = ["probe", str(adapter), "--data", str(data), "--json", str(out), "--causal"]
+    arguments += ["--causal-after", MASK]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--rows", "2"])
     assert done.exit_code == 0, done.output
     figures = json.loads(out.read_text())
     assert figures["num_tokens"] == 16
     assert figures["num_rows"] == 2
     needed = {"nll_sequential", "nll_parallel", "accuracy_sequential", "nll_causal"}
+    needed |= {"nll_causal_text", "accuracy_causal_text"}
     assert needed <= set(figures)
     assert "nll_sequential" in done.output

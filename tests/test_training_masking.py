@@ -77,12 +77,14 @@ def test_response_only_for_elbo_forces_no_token_and_has_a_floor_under_its_ratio(
     st.tuples(st.integers(1, 5), st.integers(0, 9)),
     st.integers(1, 70),
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), max_size=2),
+    st.sampled_from(["random", "left_to_right"]),
 )
-def test_windows_equal_plain_python(maskable, t, seed, lengths, tokens_per_window, spans):
+def test_windows_equal_plain_python(maskable, t, seed, lengths, tokens_per_window, spans, order):
     options = {
         "lengths": (lengths[0], sum(lengths)),
         "preferred": [(low, low + length) for low, length in spans],
         "tokens_per_window": tokens_per_window,
+        "order": order,
     }
     draw = window_mask(torch.tensor(maskable), t, truth.numbers(seed), **options)
     assert draw.masked.tolist() == truth.window(maskable, t, seed, **options)
@@ -138,6 +140,16 @@ def test_a_window_lies_in_the_instructions(length, t, seed):
     assert int(places.min()) >= 3
     assert int(places.max()) < 12
     assert int(places.max() - places.min()) < 9
+
+
+@given(st.integers(20, 60), ratios, seeds)
+def test_a_window_in_left_to_right_order_is_masked_to_its_end(length, t, seed):
+    options = MaskingOptions(
+        window=1.0, window_lengths=(8, 8), tokens_per_window=10_000, window_order="left_to_right"
+    )
+    row = row_of(length, 5, preferred=(5, 13))
+    places = draw_mask(options, row, truth.numbers(seed), 0).masked.nonzero()[:, 0].tolist()
+    assert places == list(range(min(places), 13))
 
 
 def test_ways_are_mixed_by_their_shares():

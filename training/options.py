@@ -11,6 +11,7 @@ LossName = Literal["masked_mean", "elbo"]
 Form = Literal["full", "lora", "qlora"]
 Shape = Literal["rows", "ungrouped", "worked_examples", "chat_adapter"]
 TooLong = Literal["cut", "drop", "raise"]
+WindowOrder = Literal["random", "left_to_right"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +174,8 @@ class MaskingOptions:
         window: share with contiguous spans masked.
         window_lengths: shortest and longest span, tokens.
         tokens_per_window: one span for so many tokens, beside one in each part of the instructions.
+        window_order: which of a span's tokens are masked: ``random`` ones, or the last ones, as a
+            span looks that is filled from ``left_to_right`` (denoisers with ``block_length`` 1).
         low_discrepancy: so many consecutive sequences get t from different strata; 0 draws freely.
         eos_padding: responses end with end-of-text tokens up to a multiple of so many tokens, and
             those count as response; 0 adds none.
@@ -183,6 +186,7 @@ class MaskingOptions:
     window: float = 0.0
     window_lengths: tuple[int, int] = (4, 16)
     tokens_per_window: int = 64
+    window_order: WindowOrder = "random"
     low_discrepancy: int = 0
     eos_padding: int = 0
 

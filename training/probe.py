@@ -127,14 +127,31 @@ def read_probe_rows(path: str | Path, *, limit: int | None = None) -> list[Probe
     return rows
 
 
-def tokenize_windows(denoiser: TransformerDenoiser, rows: Sequence[ProbeRow]) -> list[Window]:
+def tokenize_windows(
+    denoiser: TransformerDenoiser, rows: Sequence[ProbeRow], *, start: str | None = None
+) -> list[Window]:
     """The tokens of each row, rendered as one user turn.
+
+    Args:
+        denoiser: whose chat template and vocabulary are taken.
+        rows: texts with spans.
+        start: takes the place of the turn's markers: the texts alone, each behind this one.
 
     Raises:
         DataError: no token lies wholly inside a row's span.
         ContextTooLongError: a row does not fit the denoiser.
     """
-    return [_window(denoiser, row, number) for number, row in enumerate(rows, start=1)]
+    windows = []
+    for number, row in enumerate(rows, start=1):
+        if start is None:
+            text = denoiser.render([{"role": "user", "content": row.text}])
+            # A template may strip the text; what is masked is found by what it is, not by where it
+            # was.
+            at = text.rfind(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
+        else:
+            text, at = start + row.text, len(start)
+        windows.append(_window(denoiser, row, text, at, number))
+    return windows
 
 
 def probe(
@@ -206,10 +223,9 @@ def _probe_row(line: bytes, origin: str) -> ProbeRow:
     return row
 
 
-def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int) -> Window:
-    text = denoiser.render([{"role": "user", "content": row.text}])
-    # A template may strip the text; what is masked is found by what it is, not by where it was.
-    at = text.rfind(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
+def _window(
+    denoiser: TransformerDenoiser, row: ProbeRow, text: str, at: int, number: int
+) -> Window:
     encoding = denoiser.encode(text)
     if len(encoding.input_ids) > denoiser.context_length:
         raise ContextTooLongError(

@@ -39,6 +39,9 @@ OTHER_MARKERS = (("Q", "A"), ("Question", "Answer"), ("Text", "Answer"), ("Input
 LABEL_MARKERS = (("Text", "Label"), ("Input", "Label"), ("Text", "Category"), ("Input", "Class"))
 
 
+FIELDS = {"in", "out", "act", "say", "plain", "rule", "role", "mark", "from", "labels"}
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One task: how it may be worded, how its examples are marked, and (input, answer) examples.
@@ -77,12 +80,17 @@ def load_tasks(*, seed: int) -> list[Task]:
 
 
 def worked_groups(
-    tasks: Iterable[Task], *, seed: int, num_wordings: int = 12, plain_share: float = 0.65
+    tasks: Iterable[Task],
+    *,
+    seed: int,
+    num_plain: int = 10,
+    num_others: int = 8,
+    plain_share: float = 0.65,
 ) -> Iterator[tuple[str, Group]]:
     """One (task id, group) for each wording of each task, with 12-20 of the task's examples."""
     for task in tasks:
         rng = random.Random(f"{seed}/{task.task_id}/rows")
-        for text in wordings(task.wording, rng, count=num_wordings):
+        for text in wordings(task.wording, rng, num_plain=num_plain, num_others=num_others):
             given, asked = PLAIN_MARKERS if rng.random() < plain_share else rng.choice(task.markers)
             examples = rng.sample(task.examples, min(rng.randint(12, 20), len(task.examples)))
             blocks = tuple((f"{given}: {x}\n{asked}:", y) for x, y in examples)
@@ -143,14 +151,15 @@ def _read_line(block: _Block, line: str) -> None:
     """One line below ``## id``: a field, an example, or inputs that share a label.
 
     Fields are ``key: text``: noun phrases for what is given (``in``) and asked (``out``), verb
-    phrases (``act``), whole instructions (``say``), rules of format (``rule``), who answers
-    (``role``), pairs of markers (``mark``), labels that no example line gives (``labels``), and
-    where other examples come from (``from: code NAME`` or ``from: table NAME column column``).
-    An example is ``input > answer``. ``= label: a, b`` gives the inputs of a label at once, and
-    after ``= label`` every line is an input of it.
+    phrases (``act``), whole instructions in many styles (``say``) and as people word them who were
+    shown some examples only (``plain``), rules of format (``rule``), who answers (``role``), pairs
+    of markers (``mark``), labels that no example line gives (``labels``), and where other examples
+    come from (``from: code NAME`` or ``from: table NAME column column``). An example is
+    ``input > answer``. ``= label: a, b`` gives the inputs of a label at once, and after ``= label``
+    every line is an input of it.
     """
     key, colon, value = line.partition(": ")
-    if colon and key in {"in", "out", "act", "say", "rule", "role", "mark", "from", "labels"}:
+    if colon and key in FIELDS:
         block.fields.setdefault(key, []).append(value.strip())
     elif line.startswith("= "):
         block.label, _, listed = line[2:].partition(": ")
@@ -176,6 +185,7 @@ def _to_task(block: _Block, topic: str, rng: random.Random) -> Task:
     own = [(given, asked) for given, _, asked in marks]
     markers = [*own, *own, *OTHER_MARKERS, *(LABEL_MARKERS if labels else ())]
     wording = Wording(
+        plain=tuple(fields.get("plain", ())),
         says=tuple(fields.get("say", ())),
         acts=tuple(fields.get("act", ())),
         inputs=_alternatives(fields.get("in", [])),
@@ -246,7 +256,9 @@ def main() -> None:
     print(f"{len(taught)} tasks, {len(groups)} rows -> {options.out}")
     if options.windows:
         held_out = [task for task in tasks if task.topic in options.hold_out]
-        rows = worked_groups(held_out, seed=options.seed, num_wordings=3, plain_share=1.0)
+        rows = worked_groups(
+            held_out, seed=options.seed, num_plain=2, num_others=2, plain_share=1.0
+        )
         found = list(windows((group for _, group in rows), _offsets(), seed=options.seed))
         _write(options.windows, found)
         print(f"{len(held_out)} held-out tasks, {len(found)} windows -> {options.windows}")

@@ -139,7 +139,8 @@ class Wording:
     """What is known about how to word a task.
 
     Attributes:
-        says: whole instructions, written by hand.
+        plain: whole instructions as people word them who were shown some examples only.
+        says: whole instructions, written by hand, in many styles.
         acts: verb phrases without a final stop ("name the capital of the country").
         inputs: noun phrases with their article ("a country").
         outputs: noun phrases ("its capital").
@@ -148,6 +149,7 @@ class Wording:
         labels: the possible answers where they are few.
     """
 
+    plain: tuple[str, ...]
     says: tuple[str, ...]
     acts: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -157,12 +159,16 @@ class Wording:
     labels: tuple[str, ...]
 
 
-def wordings(wording: Wording, rng: random.Random, *, count: int) -> list[str]:
-    """``count`` different instructions: written by hand, long (one in six), or from frames."""
-    num_long = max(1, round(count / 6 + rng.uniform(-0.4, 0.4)))
-    found = dict.fromkeys(
-        _with_rule(text, wording, rng) for text in wording.says[: count - num_long]
-    )
+def wordings(wording: Wording, rng: random.Random, *, num_plain: int, num_others: int) -> list[str]:
+    """Different instructions: so many plain ones, if there are, and so many in other styles.
+
+    Of the others, one in six is long, and the rest are written by hand or from frames.
+    """
+    found = dict.fromkeys(wording.plain[:num_plain])
+    count = len(found) + num_others
+    num_long = max(1, round(num_others / 6 + rng.uniform(-0.4, 0.4)))
+    says = rng.sample(wording.says, min(num_others - num_long, len(wording.says)))
+    found.update(dict.fromkeys(_with_rule(text, wording, rng) for text in says))
     while len(found) < count - num_long:
         found.setdefault(_with_rule(_short(wording, rng), wording, rng))
     while len(found) < count:

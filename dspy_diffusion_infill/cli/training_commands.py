@@ -59,6 +59,13 @@ def probe_command(
             "--causal", help="Also the causal LM that the denoiser was made from, teacher-forced."
         ),
     ] = False,
+    causal_after: Annotated[
+        str | None,
+        typer.Option(
+            help="Also that causal LM on the texts alone, in no turn, each behind this one: "
+            "'<|endoftext|>'."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the random places.")] = 0,
@@ -79,12 +86,17 @@ def probe_command(
     began = time.monotonic()
     figures: dict[str, float | str] = {"denoiser": loaded.name}
     figures |= probe(loaded, windows, seed=seed).figures()
-    if causal:
+    starts = {"causal": None} if causal else {}
+    if causal_after is not None:
+        starts["causal_text"] = causal_after
+    if starts:
         from dspy_diffusion_infill.training.causal_base import load_causal_base
 
-        score = causal_probe(load_causal_base(denoiser), tokenize_windows(loaded, windows))
-        figures |= {"nll_causal": score.nll, "accuracy_causal": score.accuracy}
-        figures["nll_causal_standard_error"] = score.standard_error
+        base = load_causal_base(denoiser)
+        for name, start in starts.items():
+            score = causal_probe(base, tokenize_windows(loaded, windows, start=start))
+            figures |= {f"nll_{name}": score.nll, f"accuracy_{name}": score.accuracy}
+            figures[f"nll_{name}_standard_error"] = score.standard_error
     figures["seconds"] = round(time.monotonic() - began, 1)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -51,6 +51,7 @@ def window(
     lengths: tuple[int, int],
     preferred: list[tuple[int, int]],
     tokens_per_window: int,
+    order: str,
 ) -> list[bool]:
     generator = numbers(seed)
 
@@ -67,8 +68,11 @@ def window(
             continue
         length = min(draw(*lengths), len(places))
         first = draw(0, len(places) - length)
-        order = torch.randperm(length, generator=generator).tolist()
-        for place in order[: min(length, math.floor(t * length) + 1)]:
+        if order == "left_to_right":
+            filling = list(reversed(range(length)))
+        else:
+            filling = torch.randperm(length, generator=generator).tolist()
+        for place in filling[: min(length, math.floor(t * length) + 1)]:
             masked[places[first + place]] = True
     if not any(masked):
         candidates = [k for k, free in enumerate(maskable) if free]
