@@ -81,6 +81,7 @@ def test_there_are_many_tasks_and_many_wordings_of_each(tasks, groups):
     assert len(tasks) >= 1000
     for task in tasks:
         texts = [group.instructions for task_id, group in groups if task_id == task.task_id]
+        assert 8 <= len(task.wording.plain) <= 10, task.task_id
         assert len(set(texts)) == len(texts) == 8 + len(task.wording.plain), task.task_id
 
 
@@ -107,7 +108,7 @@ def test_instructions_are_one_short_paragraph_with_every_slot_filled(groups):
 def test_some_instructions_are_long_and_most_markers_are_plain(groups):
     sentences = [len(re.findall(r"[.?!](?:\s|$)", group.instructions)) for _, group in groups]
     plain = ["\nOutput:" in group.examples[0][0] for _, group in groups]
-    assert 0.10 < sum(n >= 3 for n in sentences) / len(sentences) < 0.35
+    assert 0.05 < sum(n >= 3 for n in sentences) / len(sentences) < 0.35
     assert 0.60 < sum(plain) / len(plain) < 0.70
 
 
@@ -254,9 +255,11 @@ def test_held_out_topics_stay_out_of_the_rows_and_become_windows(tmp_path, monke
     main()
     science = [task for task in tasks if task.topic == "science"]
     taught = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert len(science) > 50 and len(taught) > 8 * (len(tasks) - len(science))
+    others = [task for task in tasks if task.topic != "science"]
+    assert len(science) > 50
+    assert len(taught) == sum(8 + len(task.wording.plain) for task in others)
     rows = read_probe_rows(held_out)
-    assert 2 * len(science) <= len(rows) <= 4 * len(science)
+    assert len(rows) == 4 * len(science)
     assert all(row.end <= row.text.index("\n\n") for row in rows)
 
 
