@@ -86,7 +86,7 @@ def probe_command(
     began = time.monotonic()
     figures: dict[str, float | str] = {"denoiser": loaded.name}
     figures |= probe(loaded, windows, seed=seed).figures()
-    starts = {"causal": None} if causal else {}
+    starts: dict[str, str | None] = {"causal": None} if causal else {}
     if causal_after is not None:
         starts["causal_text"] = causal_after
     if starts:
