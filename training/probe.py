@@ -141,17 +141,7 @@ def tokenize_windows(
         DataError: no token lies wholly inside a row's span.
         ContextTooLongError: a row does not fit the denoiser.
     """
-    windows = []
-    for number, row in enumerate(rows, start=1):
-        if start is None:
-            text = denoiser.render([{"role": "user", "content": row.text}])
-            # A template may strip the text; what is masked is found by what it is, not by where it
-            # was.
-            at = text.rfind(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
-        else:
-            text, at = start + row.text, len(start)
-        windows.append(_window(denoiser, row, text, at, number))
-    return windows
+    return [_window(denoiser, row, number, start) for number, row in enumerate(rows, start=1)]
 
 
 def probe(
@@ -223,9 +213,13 @@ def _probe_row(line: bytes, origin: str) -> ProbeRow:
     return row
 
 
-def _window(
-    denoiser: TransformerDenoiser, row: ProbeRow, text: str, at: int, number: int
-) -> Window:
+def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: str | None) -> Window:
+    if start is None:
+        text = denoiser.render([{"role": "user", "content": row.text}])
+        # A template may strip the text; what is masked is found by what it is, not by where it was.
+        at = text.rfind(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
+    else:
+        text, at = start + row.text, len(start)
     encoding = denoiser.encode(text)
     if len(encoding.input_ids) > denoiser.context_length:
         raise ContextTooLongError(

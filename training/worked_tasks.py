@@ -37,8 +37,6 @@ COMPUTED: dict[str, Make] = {**NUMBERS, **TIMES, **STRINGS, **EXTRACTS}
 PLAIN_MARKERS = ("Input", "Output")
 OTHER_MARKERS = (("Q", "A"), ("Question", "Answer"), ("Text", "Answer"), ("Input", "Answer"))
 LABEL_MARKERS = (("Text", "Label"), ("Input", "Label"), ("Text", "Category"), ("Input", "Class"))
-
-
 FIELDS = {"in", "out", "act", "say", "plain", "rule", "role", "mark", "from", "labels"}
 
 
@@ -87,7 +85,15 @@ def worked_groups(
     num_others: int = 8,
     plain_share: float = 0.65,
 ) -> Iterator[tuple[str, Group]]:
-    """One (task id, group) for each wording of each task, with 12-20 of the task's examples."""
+    """One (task id, group) for each wording of each task, with 12-20 of the task's examples.
+
+    Args:
+        tasks: what is worded.
+        seed: decides wordings, markers and examples.
+        num_plain: plain wordings of a task, if it has so many.
+        num_others: wordings of a task in other styles.
+        plain_share: of the rows whose examples are marked with "Input:" and "Output:".
+    """
     for task in tasks:
         rng = random.Random(f"{seed}/{task.task_id}/rows")
         for text in wordings(task.wording, rng, num_plain=num_plain, num_others=num_others):
