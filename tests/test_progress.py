@@ -1,10 +1,13 @@
 import re
+from typing import Any
 
 import dspy
 import pytest
 from doubles import WordDenoiser, rule_lm
+from tqdm.auto import tqdm
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.optimizer import progress
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.results import DetailedResults
 
@@ -43,6 +46,20 @@ def test_the_bar_shows_calls_the_best_score_and_calls_left(capsys: pytest.Captur
     last = (str(results.metric_calls), f"{results.score_after:.3f}", str(kept), "0")
     assert shown[-1] == last == ("20", "1.000", str(kept), "0")
     assert all(int(calls) + int(left) == 20 for calls, _, _, left in shown)
+
+
+def test_the_rate_leaves_out_the_calls_that_were_made_before_the_bar(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    bars: list[tqdm[Any]] = []
+
+    def kept(**options: Any) -> "tqdm[Any]":
+        bars.append(tqdm(**options))
+        return bars[-1]
+
+    monkeypatch.setattr(progress, "tqdm", kept)
+    search(display_progress=True)
+    assert [(bar.initial, bar.n) for bar in bars] == [(5, 20)]
 
 
 def test_without_display_progress_nothing_is_shown(capsys: pytest.CaptureFixture[str]):

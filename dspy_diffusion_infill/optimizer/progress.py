@@ -18,7 +18,12 @@ def progress_bar(search: Search, *, total: int, show: bool) -> Generator[None]:
         show: False shows nothing.
     """
     with tqdm(
-        total=total, desc="infilling", unit="call", disable=not show, dynamic_ncols=True
+        total=total,
+        initial=search.validator.metric_calls,  # made before the bar: they are no part of its rate
+        desc="infilling",
+        unit="call",
+        disable=not show,
+        dynamic_ncols=True,
     ) as bar:
 
         def update(state: Search) -> None:
