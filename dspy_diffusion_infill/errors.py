@@ -40,6 +40,10 @@ class MissingDependencyError(DiffusionInfillError, ImportError):
     """An optional package is needed; the message has the command that installs it."""
 
 
+EXPECTED = (DiffusionInfillError, ValueError, TypeError, OSError)
+"""What a command line says in one line, and not with a traceback."""
+
+
 class VerdictError(DiffusionInfillError, ValueError):
     """A completion holds none of the answers that the signature allows."""
 

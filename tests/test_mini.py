@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -426,7 +427,11 @@ def test_a_run_prints_progress_and_table(capfd):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"seeds": 0}, "seeds must be at least 1"), ({"scale": "huge"}, "scale must be one of full")],
+    [
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"scale": "huge"}, "scale must be one of full"),
+        ({"scale": "smoke", "json": Path()}, "json must be a file, got the folder"),
+    ],
 )
 def test_wrong_options_are_said_before_anything_starts(options, message):
     with pytest.raises(ValueError, match=message):

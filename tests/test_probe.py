@@ -142,11 +142,15 @@ def test_a_base_that_is_not_named_is_an_error(denoiser_folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "abc", "start": 0}', "KeyError: 'end'"),
+        ('{"text": "abc", "start": 0}', 'got {"text": "abc", "start": 0}'),
+        ('{"text": "abc", "start": 0.0, "end": true}', '"end": whole number}, got'),
+        ('{"start": 0, "end": 1}', 'got {"start": 0, "end": 1}'),
+        ('{"text": ["a", "b"], "start": 0, "end": 1}', 'a probe row must be {"text": text'),
+        (r'{"text": "a\ud800", "start": 0, "end": 1}', "half of a surrogate pair"),
         ('{"text": "abc", "start": 2, "end": 2}', "0 <= start < end <= 3, got start=2, end=2"),
         ('{"text": "abc", "start": 0, "end": 9}', "got start=0, end=9"),
         ("[]", "a probe row must be"),
-        ("{", "JSONDecodeError"),
+        ("{", "no JSON"),
     ],
 )
 def test_bad_rows_name_file_and_line(tmp_path, line, message):
@@ -184,3 +188,24 @@ def test_the_command_writes_the_figures(tmp_path, denoiser_folder):
     needed |= {"nll_causal_text", "accuracy_causal_text"}
     assert needed <= set(figures)
     assert "nll_sequential" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--causal",), "does not name the causal LM"),
+        (("--json", "."), "is a directory"),
+        (("--json", "probe.jsonl/figures.json"), "no folder can be made for it"),
+    ],
+)
+def test_what_the_command_cannot_do_is_said_before_any_work(
+    tmp_path, denoiser_folder, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("probe.jsonl").write_text(json.dumps({"text": "abc", "start": 0, "end": 1}))
+    monkeypatch.setattr("dspy_diffusion_infill.training.probe.probe", None)  # not called
+    app = typer.Typer()
+    training_commands.register(app)
+    done = CliRunner().invoke(app, ["probe", str(denoiser_folder), "--data", "probe.jsonl", *words])
+    assert done.exit_code != 0
+    assert message in f"{done.output}{done.exception}"

@@ -17,6 +17,7 @@ from tiny_models import save_causal
 from tiny_recipe import losses, save_probe, save_rows, silent, write_recipe
 
 from dspy_diffusion_infill.denoisers import load_denoiser
+from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.recipe import load_recipe
 from dspy_diffusion_infill.training.run import train
 
@@ -125,6 +126,32 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path, causal, rows):
         train(other, output=tmp_path / "out", resume=True, show=silent)
 
 
+def test_a_resumed_run_may_measure_something_else(tmp_path, causal, rows):
+    path, out = write_recipe(tmp_path, causal, rows), tmp_path / "out"
+    wanting = load_recipe(path, [f"evaluation.probe={tmp_path / 'no.jsonl'}"])
+    with pytest.raises(DataError, match=r"no\.jsonl does not exist"):
+        train(wanting, output=out, show=silent)
+    assert not (out / "stages").exists(), "said before the first step"
+    train(load_recipe(path), output=out, show=silent)
+    (out / "stages" / "1-ro" / "checkpoint-4" / "trainer_state.json").unlink()
+    probe = save_probe(tmp_path / "probe.jsonl")
+    measuring = load_recipe(path, [f"evaluation.probe={probe}"])
+    assert "probe_nll_sequential" in train(measuring, output=out, resume=True, show=silent).figures
+    assert load_recipe(out / "recipe.yaml") == measuring
+
+
+def test_a_run_is_not_resumed_on_other_rows(tmp_path, causal):
+    rows, out = save_rows(tmp_path / "own.jsonl"), tmp_path / "out"
+    recipe = load_recipe(write_recipe(tmp_path, causal, rows), ["stages.0.steps=1"])
+    train(recipe, output=out, show=silent)
+    before = rows.read_text()
+    rows.write_text(before.replace("green", "grey"))
+    with pytest.raises(ValueError, match=r"own\.jsonl holds other rows than when the run in .*out"):
+        train(recipe, output=out, resume=True, show=silent)
+    rows.write_text(before)
+    train(recipe, output=out, resume=True, show=silent)
+
+
 def test_a_run_that_saved_nothing_does_not_hold_its_folder(tmp_path, causal, rows):
     path, out = write_recipe(tmp_path, causal, rows), tmp_path / "out"
     nowhere = load_recipe(path, [f"model.base={tmp_path / 'nowhere'}"])
@@ -227,7 +254,7 @@ def test_the_fsdp_config_trains_measures_saves_and_resumes(tmp_path, rows, form)
     overrides = [f"model.base={base}", f"model.form={form}", f"data.sources=[{{path: {rows}}}]"]
     overrides += ["data.max_length=256", "optimizer.warmup_steps=0", "optimizer.accumulation=2"]
     overrides += ["stages.0.steps=2", "stages.1.steps=1", "logging_steps=1", "save_steps=1"]
-    overrides += [f"evaluation.probe={probe}"]
+    overrides += [f"evaluation={{probe: {probe}, held_out: {rows}, num_samples: 2}}"]
     words = ["llada-fs-ro", str(tmp_path / "out"), *overrides]
     shown = sharded(*words)
     assert sum(line.startswith("step ") for line in shown) == 2  # one process shows it

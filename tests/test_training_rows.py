@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 
+from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.contexts import CLOSE, OPEN
 from dspy_diffusion_infill.denoisers import Encoding
 from dspy_diffusion_infill.training.rows import (
     Group,
@@ -163,9 +165,8 @@ def test_adapter_rows_are_what_the_adapter_sends():
     ]
     assert row.turns[0][0] == "system"
     assert GROUP.instructions in row.turns[0][1]
-    assert row.response == adapter.format_assistant_message_content(
-        signature, {"output": str(int(demos[-1]["input"].split()[0]) + 1)}
-    )
+    answer = {"output": str(int(demos[-1]["input"].split()[0]) + 1)}
+    assert row.response == adapter.format_assistant_message_content(signature, answer).strip()
 
 
 def test_a_dspy_example_becomes_a_row():
@@ -177,3 +178,43 @@ def test_a_dspy_example_becomes_a_row():
     assert "Colour of snow?" not in row.response
     assert isinstance(row, Row)
     assert row.instructions == ("Answer in one word.",)
+
+
+TWO_LINES = "Read the review.\nSay whether it is good."
+SHOWN = {"review": "The soup was cold.", "label": "bad"}
+ADAPTERS = {
+    "chat": dspy.ChatAdapter(),
+    "json": dspy.JSONAdapter(),
+    "xml": dspy.XMLAdapter(),
+    "template": TemplateAdapter(),
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_instructions_of_several_lines_are_found_and_the_response_ends_its_turn(adapter):
+    signature = dspy.make_signature("review -> label", TWO_LINES)
+    tokens = tokenize_row(adapter_row(signature, SHOWN, adapter=adapter), CODER)
+    [(first, last)] = tokens.preferred
+    found = CODER.tokenizer.decode(tokens.input_ids[first:last])
+    assert [line.strip() for line in found.splitlines()] == TWO_LINES.splitlines()
+    assert text_of(tokens.input_ids, tokens.is_response).endswith("<|im_end|>")
+    assert "bad" in text_of(tokens.input_ids, tokens.is_response)
+    assert not any(mark in CODER.tokenizer.decode(tokens.input_ids) for mark in (OPEN, CLOSE))
+
+
+def test_what_stands_around_a_placeholder_is_what_an_optimizer_would_rewrite():
+    signature = dspy.make_signature("review -> label", "Take this:\n{review}.\nSay if it is good.")
+    row = adapter_row(signature, SHOWN, adapter=TemplateAdapter())
+    assert row.prompt == "Take this:\nThe soup was cold..\nSay if it is good."
+    assert row.instructions == ("Take this:", ".\nSay if it is good.")
+    tokens = tokenize_row(row, CODER)
+    found = [CODER.tokenizer.decode(tokens.input_ids[a:b]) for a, b in tokens.preferred]
+    assert found == list(row.instructions)
+
+
+def test_rows_with_more_turns_than_a_prompt_and_its_response_keep_them():
+    turns = [pair(f"Add 1.\n\nInput: {k}\nOutput:", str(k + 1)).turns for k in range(4)]
+    system = ("system", "Be brief.")
+    assert len(group_by_instructions([Row(t) for t in turns])[0]) == 1
+    rows = [Row((system, *t)) for t in turns]
+    assert group_by_instructions(rows) == ([], rows)

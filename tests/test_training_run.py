@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from dspy_diffusion_infill.cli.app import app, main
 from dspy_diffusion_infill.denoisers import load_denoiser
 from dspy_diffusion_infill.errors import DataError, DenoiserError, MissingMaskTokenError
+from dspy_diffusion_infill.training.__main__ import main as run_module
 from dspy_diffusion_infill.training.recipe import load_recipe
 from dspy_diffusion_infill.training.run import train
 
@@ -51,6 +53,7 @@ def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, 
     overrides = [f"model.base={base}", f"data.sources=[{{path: {rows}}}]", "logging_steps=1"]
     overrides += ["data.max_length=256", "optimizer.warmup_steps=0", "optimizer.accumulation=2"]
     overrides += [f"stages.{k}.steps=1" for k in range(len(load_recipe(name).stages))]
+    overrides += [f"evaluation={{held_out: {rows}, num_samples: 2}}"]
     recipe = load_recipe(name, overrides)
     assert recipe.model.form == form
     assert recipe.model.gradient_checkpointing and recipe.model.bf16
@@ -67,7 +70,9 @@ def test_paper_recipes_run_end_to_end_on_the_golden_checkpoints(tmp_path, rows, 
         names = [set(safe_open(d / "model.safetensors", "pt").keys()) for d in (base, output)]
         assert names[0] == names[1]
     assert after.mask_id == before.mask_id
-    assert f"name: {name}" in (output / "README.md").read_text()
+    card = (output / "README.md").read_text()
+    assert f"name: {name}" in card
+    assert "| nelbo |" in card
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -97,6 +102,7 @@ def test_adapted_lora_and_full_outputs_open_as_the_model_that_was_trained(
         assert trained.figures["nelbo_standard_error"] >= 0
         card = (tmp_path / form / "README.md").read_text()
         assert f"| probe_nll_sequential | {trained.figures['probe_nll_sequential']:.4g} |" in card
+        assert f"Base: `{causal}`" in card
         assert "rows.jsonl: 4 of 4 rows" in card
         assert "git revision" in card
         assert "Seed 0" in card
@@ -123,6 +129,12 @@ def test_a_missing_mask_token_is_added_to_a_copy_of_the_base_and_taught(tmp_path
     with safe_open(tmp_path / "out" / "base" / "model.safetensors", "pt") as file:
         added = file.get_tensor(name)[denoiser.mask_id]
     assert not torch.equal(denoiser.model.get_parameter(name)[denoiser.mask_id], added)
+    # A kill while the copy is written leaves nothing that is taken for it.
+    shutil.copytree(tmp_path / "out" / "base", tmp_path / "killed" / "base.unfinished")
+    (tmp_path / "killed" / "base.unfinished" / "model.safetensors").write_bytes(b"torn")
+    train(recipe, output=tmp_path / "killed", resume=True, show=silent)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "out")
+    assert not (tmp_path / "killed" / "base.unfinished").exists()
 
 
 def test_an_adapter_is_not_taught_with_a_mask_token_that_it_cannot_teach(tmp_path, causal, rows):
@@ -177,6 +189,11 @@ def test_the_recipe_of_the_embedded_denoiser_runs(tmp_path, causal, rows):
     other_rank = load_recipe("smollm2-adapt-fs-more", [*overrides, "model.lora.rank=8"])
     with pytest.raises(ValueError, match=r"out' has rank 32, and model\.lora\.rank=8: .* set"):
         train(other_rank, output=tmp_path / "other", show=silent)
+    fewer = load_recipe("smollm2-adapt-fs-more", [*overrides, "model.lora.target_modules=[q_proj]"])
+    with pytest.raises(
+        ValueError, match=r"is of the layers down_proj, .* recipe adapts q_proj: set"
+    ):
+        train(fewer, output=tmp_path / "fewer", show=silent)
     overrides[-3] = f"model.adapter={tmp_path / 'nowhere'}"
     with pytest.raises(ValueError, match=r"nowhere' has no adapter_config\.json"):
         train(load_recipe("smollm2-adapt-fs-more", overrides), output=tmp_path / "no", show=silent)
@@ -301,4 +318,33 @@ def test_the_command_says_on_one_line_what_is_wrong_with_the_data(
     assert capsys.readouterr().err == (
         f"dspy-infill: {bad}:2: invalid UTF-8 at byte 12 of the line (0xff); "
         "save the file as UTF-8\n"
+    )
+
+
+def test_the_module_says_on_one_line_what_is_wrong(tmp_path, causal, rows, monkeypatch, capsys):
+    path = write_recipe(tmp_path, causal, rows)
+    (tmp_path / "file").touch()
+    command = ["-m", str(path), "--output", str(tmp_path / "file")]
+    for rank, said in (
+        ("0", f"{tmp_path / 'file'} is a file: name a folder as --output\n"),
+        ("1", ""),
+    ):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            run_module()
+        assert caught.value.code == 2
+        assert (
+            capsys.readouterr().err.removeprefix("python -m dspy_diffusion_infill.training: ")
+            == said
+        )
+
+
+def test_a_warm_up_that_never_ends_is_said(tmp_path, causal, rows):
+    path, lines = write_recipe(tmp_path, causal, rows), []
+    recipe = load_recipe(path, ["optimizer.warmup_steps=5", "stages.0.steps=6"])
+    train(recipe, output=tmp_path / "out", show=lines.append)
+    said = [line for line in lines if "warmup_steps=5" in line]
+    assert len(said) == 1 and said[0].startswith(
+        "stage ro has 4 steps, no more than warmup_steps=5"
     )

@@ -41,6 +41,18 @@ BAD = {
     "missing field": ({"prompt": "Say a."}, "'response' is missing"),
     "wrong type": ({"prompt": "Say a.", "response": 3}, "'response' must be text"),
     "invalid UTF-8": (b'{"prompt": "\xff", "response": "a"}', "invalid UTF-8 at byte 12"),
+    "half a character": (
+        rb'{"prompt": "Say \ud83d.", "response": "a"}',
+        "the text holds \\ud83d, half of a surrogate pair",
+    ),
+    "instructions elsewhere": (
+        {"messages": [{"role": "user", "content": "Hi"}], "instructions": "Be kind."},
+        "'Be kind.' stand in none of the messages",
+    ),
+    "instructions of another type": (
+        {"messages": [{"role": "user", "content": "Hi"}], "instructions": [3]},
+        "'instructions' must be text, or a list of texts",
+    ),
     "no JSON": (b"{prompt: 3}", "no JSON"),
     "no object": ([1, 2], "must be a JSON object, got list"),
     "empty prompt": ({"prompt": "", "response": "a"}, "'prompt' is empty"),
@@ -240,8 +252,18 @@ def test_messages_and_groups_and_removed_texts(tmp_path):
     assert source.groups == [Group("Add.", (("1 1\nSum:", "2"),))]
 
 
+def test_escaped_pairs_are_one_character_and_the_end_of_an_answer_is_its_last_word(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    messages = (
+        '[{"role": "user", "content": "\\ud83d\\ude00"}, {"role": "assistant", "content": "a\\n"}]'
+    )
+    path.write_text(f'{{"messages": {messages}}}\n')
+    assert read_pairs(path) == [Row((("user", "\U0001f600"), ("assistant", "a")))]
+
+
 def test_rows_that_are_written_are_read_back(tmp_path):
     rows = [pair("Say a.", "a", instructions="Say a."), Row((("user", "ü"), ("assistant", "b")))]
+    rows += [Row((("user", "Say a: x. Once."), ("assistant", "\U0001f600")), ("Say a", "Once."))]
     write_rows(rows, tmp_path / "out.jsonl")
     assert read_pairs(tmp_path / "out.jsonl") == rows
 

@@ -1,6 +1,7 @@
 """A run's folder: its recipe, its stages' checkpoints, and which of them are whole.
 
     OUTPUT/recipe.yaml              the recipe, every default written out
+    OUTPUT/data.json                a digest of each source
     OUTPUT/stages/0-fs/log.jsonl    what was logged
     OUTPUT/stages/0-fs/checkpoint-100, …
     OUTPUT/…                        at the end: the model, its card, evaluation.json
@@ -8,13 +9,18 @@
 A stage is finished when it has a whole checkpoint of its last step; the next one starts from that.
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import as_yaml, load_recipe
+from dspy_diffusion_infill.training.sources import Source
 
 _RECIPE = "recipe.yaml"
+_DATA = "data.json"
 _STATE = "trainer_state.json"  # the last file of a checkpoint that Trainer writes
 _FIGURES = ("probe_", "nelbo", "perplexity")
 
@@ -23,15 +29,19 @@ def begin(recipe: Recipe, output: Path, *, resume: bool) -> None:
     """Makes the run's folder, or checks that the one that is there is of this recipe.
 
     A run that stopped before it had saved anything, as with a base that is not there, counts for
-    none.
+    none. What is measured, and which trackers are told, may change.
 
     Raises:
-        ValueError: the folder holds a run and ``resume`` is off, or one of another recipe.
+        ValueError: the folder holds a run and ``resume`` is off, or one of another recipe; or
+            ``output`` is a file.
     """
     path, text = output / _RECIPE, as_yaml(recipe)
+    if output.is_file():
+        raise ValueError(f"{output} is a file: name a folder as --output")
     if not path.is_file() or not _has_saved(output):
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        (output / _DATA).unlink(missing_ok=True)
         return
     if not resume:
         raise ValueError(
@@ -39,12 +49,40 @@ def begin(recipe: Recipe, output: Path, *, resume: bool) -> None:
         )
     # Read, not compared as text: an older version's lacks the keys that have come since.
     was = load_recipe(path)
+    was = replace(was, evaluation=recipe.evaluation, report_to=recipe.report_to)
     if was != recipe:
         difference = _first_difference(as_yaml(was), text)
         raise ValueError(
             f"{path} is of another recipe: it has {difference}; resume with the "
             "recipe and overrides that the run was started with"
         )
+    path.write_text(text, encoding="utf-8")
+
+
+def check_data(sources: Sequence[Source], output: Path) -> None:
+    """Notes what the run is taught on, or checks that it is still the same.
+
+    Raises:
+        ValueError: a source holds other rows than when the run began.
+    """
+    path, digests = output / _DATA, [[source.options.path, _digest(source)] for source in sources]
+    if path.is_file():
+        for (name, digest), (_, was) in zip(
+            digests, json.loads(path.read_text(encoding="utf-8")), strict=True
+        ):
+            if digest != was:
+                raise ValueError(
+                    f"{name} holds other rows than when the run in {output} began: bring those "
+                    "back, or name another --output"
+                )
+    path.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(source: Source) -> str:
+    digest = hashlib.sha256()
+    for item in source.items:
+        digest.update(repr(item.content).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 def stage_folder(recipe: Recipe, number: int, output: Path) -> Path:

@@ -1,34 +1,102 @@
 """What is measured of a model in training: the infill probe, and held-out responses' NELBO."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
+from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.callbacks import Figures
 from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity
 from dspy_diffusion_infill.training.options import EvaluationOptions
-from dspy_diffusion_infill.training.probe import probe, read_probe_rows
+from dspy_diffusion_infill.training.probe import (
+    ProbeRow,
+    probe,
+    read_probe_rows,
+    tokenize_windows,
+)
+from dspy_diffusion_infill.training.rows import Row, TextCoder, tokenize_row
 from dspy_diffusion_infill.training.sources import read_pairs
 
 
-def evaluate(denoiser: TransformerDenoiser, options: EvaluationOptions, *, seed: int) -> Figures:
-    """The figures that the options ask for, by name; empty where they ask for none.
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The figures that a recipe asks for, and the data that they are measured on.
+
+    Attributes:
+        options: of the recipe.
+        windows: of the infill probe.
+        pairs: rows with a response, whose NELBO is measured.
+    """
+
+    options: EvaluationOptions
+    windows: Sequence[ProbeRow]
+    pairs: Sequence[Row]
+
+    def fitting(self, denoiser: TransformerDenoiser) -> "Evaluation":
+        """The same with as many held-out rows as are asked for, the first that fit the denoiser.
+
+        Raises:
+            ContextTooLongError: a window's text does not fit.
+            DataError: no token lies wholly inside a window, or no held-out row fits.
+        """
+        tokenize_windows(denoiser, self.windows)
+        if self.options.held_out is None:
+            return self
+        pairs: list[Row] = []
+        for row in self.pairs:
+            if len(pairs) == self.options.held_out_rows:
+                break
+            if _fits(row, denoiser, denoiser.context_length):
+                pairs.append(row)
+        if not pairs:
+            raise DataError(
+                f"evaluation.held_out={self.options.held_out!r}: none of {len(self.pairs)} rows "
+                f"fits the context_length={denoiser.context_length} of {denoiser.name}"
+            )
+        return replace(self, pairs=pairs)
+
+    def measure(self, denoiser: TransformerDenoiser, *, seed: int) -> Figures:
+        """The figures by name; empty where none are asked for."""
+        figures: Figures = {}
+        was_training = denoiser.model.training
+        denoiser.model.eval()
+        if self.windows:
+            found = probe(denoiser, self.windows, seed=seed).figures()
+            figures |= {f"probe_{name}": value for name, value in found.items()}
+        if self.pairs:
+            samples = self.options.num_samples
+            result = row_perplexity(denoiser, self.pairs, num_samples=samples, seed=seed)
+            figures |= {
+                "nelbo": result.nelbo,
+                "nelbo_standard_error": result.nelbo_standard_error,
+                "nelbo_num_rows": len(self.pairs),
+                "perplexity": result.perplexity,
+                "perplexity_standard_error": result.standard_error,
+            }
+        denoiser.model.train(was_training)
+        return figures
+
+
+def read_evaluation(options: EvaluationOptions) -> Evaluation:
+    """Reads what will be measured on, so that a bad file stops a run before its first step.
 
     Raises:
-        DataError: a file of the options cannot be read.
+        DataError: a file or data set of the options cannot be read.
     """
-    figures: Figures = {}
-    was_training = denoiser.model.training
-    denoiser.model.eval()
+    windows: list[ProbeRow] = []
+    pairs: list[Row] = []
     if options.probe is not None:
-        rows = read_probe_rows(options.probe, limit=options.probe_rows)
-        found = probe(denoiser, rows, seed=seed).figures()
-        figures |= {f"probe_{name}": value for name, value in found.items()}
+        windows = read_probe_rows(options.probe, limit=options.probe_rows)
     if options.held_out is not None:
-        pairs = read_pairs(options.held_out)[: options.held_out_rows]
-        result = row_perplexity(denoiser, pairs, num_samples=options.num_samples, seed=seed)
-        figures |= {
-            "nelbo": result.nelbo,
-            "nelbo_standard_error": result.nelbo_standard_error,
-            "perplexity": result.perplexity,
-            "perplexity_standard_error": result.standard_error,
-        }
-    denoiser.model.train(was_training)
-    return figures
+        try:
+            pairs = read_pairs(options.held_out, split=options.held_out_split)
+        except DataError as error:
+            raise DataError(
+                f"evaluation.held_out: {error}; set evaluation.held_out to rows of your own "
+                "(and held_out_split to null), or to null to measure none"
+            ) from error
+    return Evaluation(options, windows, pairs)
+
+
+def _fits(row: Row, coder: TextCoder, limit: int) -> bool:
+    return len(tokenize_row(row, coder).input_ids) <= limit

@@ -23,8 +23,6 @@ from dspy_diffusion_infill.training.rows import (
 )
 from dspy_diffusion_infill.training.sources import Item, Source, Tally, read_source
 
-MIN_TOKENS = 8  # a drawn row with fewer maskable tokens teaches nothing about its context
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -86,12 +84,15 @@ class Mixture:
                 raise DataError(_too_long_message(row, pool.max_length))
             if tokens.is_cut and pool.too_long == "drop":
                 continue
-            if sum(tokens.maskable) < (1 if self.in_order else MIN_TOKENS):
+            if not any(tokens.maskable):
                 continue
             if self.needs_response and not any(tokens.is_response):
                 continue
             return self._padded(tokens, pool.max_length)
-        raise DataError("none of 1000 rows has a text, or a response, that fits in max_length")
+        raise DataError(
+            "none of 1000 rows that were drawn can be trained on: each is too long for max_length, "
+            "or has no response inside it where the stage masks responses"
+        )
 
     def _pick(self, rng: random.Random, index: int) -> tuple[Pool, Row | Group]:
         if not self.in_order:

@@ -3,19 +3,32 @@
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
 
 from dspy_diffusion_infill.denoisers import hub, load_denoiser, smollm2
-from dspy_diffusion_infill.denoisers.adapter import CAUSAL_CLASSES, SETTINGS_FILE, Settings
+from dspy_diffusion_infill.denoisers.adapter import (
+    ADAPTER_WEIGHTS,
+    CAUSAL_CLASSES,
+    SETTINGS_FILE,
+    Settings,
+)
 from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.published import read_config
 from dspy_diffusion_infill.denoisers.tokenizer import load_tokenizer
@@ -65,7 +78,8 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
     Raises:
         DenoiserError: the base cannot be loaded.
         MissingMaskTokenError: a mask token would have to be added, and the form cannot teach it.
-        ValueError: ``model.adapter`` is no folder of an adapter, or of another rank.
+        ValueError: ``model.adapter`` is no folder of an adapter, or of another rank or of other
+            layers.
     """
     options = recipe.model
     if options.adapter is not None:
@@ -93,6 +107,7 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
         config = _lora_config(options)
         if start is not None:
             model = PeftModel.from_pretrained(inner, str(start), is_trainable=True, config=config)
+            _check_layers(model, start)
         else:
             model = get_peft_model(inner, config)
     _in_float32(model, autocast=options.bf16)
@@ -204,7 +219,7 @@ def _base_with_mask_token(options: ModelOptions, output: Path) -> str:
             "use for"
         )
     copy = output / ADDED_BASE
-    if PartialState().is_main_process and not (copy / "config.json").is_file():
+    if PartialState().is_main_process and not copy.is_dir():
         hub.fetch_weights(source)
         model_type = read_config(source.folder).get("model_type")
         if model_type not in CAUSAL_CLASSES:
@@ -215,8 +230,10 @@ def _base_with_mask_token(options: ModelOptions, output: Path) -> str:
         model = CAUSAL_CLASSES[model_type].from_pretrained(source.folder, local_files_only=True)
         tokenizer.add_special_tokens({"mask_token": adapt.mask_token})
         model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
-        tokenizer.save_pretrained(copy)
-        model.save_pretrained(copy)
+        unfinished = copy.with_suffix(".unfinished")  # what a kill leaves is never taken for whole
+        tokenizer.save_pretrained(unfinished)
+        model.save_pretrained(unfinished)
+        unfinished.rename(copy)
     PartialState().wait_for_everyone()
     return str(copy.resolve())
 
@@ -234,6 +251,27 @@ def _check_adapter(folder: str, lora: LoraOptions) -> None:
             f"model.adapter={folder!r} has rank {rank}, and model.lora.rank={lora.rank}: "
             f"an adapter keeps its rank, so set model.lora.rank={rank}"
         )
+
+
+def _check_layers(model: PeftModel, adapter: Path) -> None:
+    """Refuses an adapter of other layers: peft would leave those out, or start them anew.
+
+    Raises:
+        ValueError: the recipe adapts other layers than the adapter does.
+    """
+    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
+        there = _layers(file.keys())
+    asked = _layers(get_peft_model_state_dict(model))
+    if there != asked:
+        raise ValueError(
+            f"the adapter in {adapter} is of the layers {', '.join(sorted(there))}, and the recipe "
+            f"adapts {', '.join(sorted(asked))}: set model.lora.target_modules to the adapter's own"
+        )
+
+
+def _layers(weights: Iterable[str]) -> set[str]:
+    """The names of the adapted layers without their place in the model: ``q_proj``, …."""
+    return {name.rsplit(".lora_", 1)[0].rsplit(".", 1)[-1] for name in weights}
 
 
 def _base_name(options: ModelOptions, output: Path) -> str:

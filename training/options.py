@@ -201,6 +201,8 @@ class MaskingOptions:
             raise ValueError(
                 f"window_lengths must be 1 <= shortest <= longest, got {list(self.window_lengths)}"
             )
+        _at_least(1, tokens_per_window=self.tokens_per_window)
+        _at_least(0, low_discrepancy=self.low_discrepancy, eos_padding=self.eos_padding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,11 +233,10 @@ class OptimizerOptions:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.accumulation < 1:
-            raise ValueError(
-                "batch_size and accumulation must be at least 1, got "
-                f"batch_size={self.batch_size}, accumulation={self.accumulation}"
-            )
+        _at_least(1, batch_size=self.batch_size, accumulation=self.accumulation)
+        _at_least(0, warmup_steps=self.warmup_steps, max_grad_norm=self.max_grad_norm)
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +275,11 @@ class Stage:
                 f"stage {self.name!r}: loss=elbo is a bound only without window masking, "
                 f"got window={self.masking.window}; take loss=masked_mean"
             )
+        if self.weights is not None and (min(self.weights, default=0) < 0 or not any(self.weights)):
+            raise ValueError(
+                f"stage {self.name!r}: weights must be 0 or more, and one of them above 0, "
+                f"got {list(self.weights)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,18 +290,26 @@ class EvaluationOptions:
         every: optimizer steps between two evaluations; 0 is at the end only.
         probe: JSONL file of the infill probe, rows {text, start, end}; None leaves it out.
         probe_rows: how many of its rows.
-        held_out: JSONL file of rows with a response, whose NELBO is measured given all the turns
-            before it.
-        held_out_rows: how many of its rows.
-        num_samples: masks drawn for each of those rows.
+        held_out: rows with a response, whose NELBO is measured given all the turns before it: a
+            JSONL file, or a data set's id on the hub.
+        held_out_split: of a hub data set; None says that ``held_out`` is a file.
+        held_out_rows: how many of its rows, the first that fit the model's context.
+        num_samples: masks drawn for each of those rows; even, >= 2.
     """
 
     every: int = 0
     probe: str | None = None
     probe_rows: int = 100
     held_out: str | None = None
+    held_out_split: str | None = None
     held_out_rows: int = 32
     num_samples: int = 16
+
+    def __post_init__(self) -> None:
+        _at_least(0, every=self.every)
+        _at_least(1, probe_rows=self.probe_rows, held_out_rows=self.held_out_rows)
+        if self.num_samples < 2 or self.num_samples % 2:
+            raise ValueError(f"num_samples must be an even number from 2, got {self.num_samples}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +342,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages must hold at least one stage, got none")
+        _at_least(1, logging_steps=self.logging_steps, save_steps=self.save_steps)
         if self.save_steps % self.logging_steps:
             raise ValueError(
                 f"save_steps must be a multiple of logging_steps={self.logging_steps}, "
@@ -350,3 +365,9 @@ class Recipe:
                     f"stage {stage.name!r} masks responses only, and a source has "
                     "prompt_only: true; set it to false"
                 )
+
+
+def _at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {name}={value}")

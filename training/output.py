@@ -13,13 +13,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dspy_diffusion_infill.denoisers.adapter import ADAPTER_WEIGHTS
 from dspy_diffusion_infill.denoisers.published import save_published
 from dspy_diffusion_infill.training.callbacks import Figures
 from dspy_diffusion_infill.training.model import Trainable, output_settings
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import as_yaml
-
-_ADAPTER = "adapter_model.safetensors"
 
 
 def write_output(
@@ -52,7 +51,10 @@ def write_output(
     if settings is not None:
         settings.write(output)
     (output / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    card = model_card(recipe, model.name, figures, data)
+    # What is taught in an adapted model goes by the run's own folder; its base is the recipe's.
+    base, revision = recipe.model.base, recipe.model.revision
+    adapted = f"{base}@{revision}" if revision else base
+    card = model_card(recipe, adapted if recipe.model.adapt else model.name, figures, data)
     (output / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -88,11 +90,19 @@ def model_card(recipe: Recipe, base: str, figures: Mapping[str, float], data: Se
 
 
 def git_revision() -> str:
-    """The commit of this package's code; ``unknown`` where it is not in a git checkout."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    """The commit of this package's code, with ``-dirty`` where files differ from it.
+
+    ``unknown`` where git does not keep this file: a checkout around an installed package is of
+    something else.
+    """
+    file = Path(__file__).resolve()
+    git = ["git", "-C", str(file.parent)]
+    described = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True
+        )
+        done = subprocess.run([*git, *described], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
@@ -106,8 +116,9 @@ def _versions() -> str:
 
 def _write_adapter(checkpoint: Path, output: Path, base: str | None) -> None:
     """The LoRA adapter in bfloat16, with its base by the name under which others find it."""
-    state = {name: w.to(torch.bfloat16) for name, w in load_file(checkpoint / _ADAPTER).items()}
-    save_file({name: w.contiguous() for name, w in state.items()}, output / _ADAPTER)
+    weights = load_file(checkpoint / ADAPTER_WEIGHTS)
+    state = {name: w.to(torch.bfloat16).contiguous() for name, w in weights.items()}
+    save_file(state, output / ADAPTER_WEIGHTS)
     config = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
     config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set, in any order

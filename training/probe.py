@@ -10,7 +10,6 @@ A probe row is a text and a character span in it. The text becomes one user turn
 and, for comparison, tokens at random places of the text at masking ratios 0.15 and 0.5.
 """
 
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import torch
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import ContextTooLongError, DataError
+from dspy_diffusion_infill.training.jsonl import parse_line
 
 RATIOS = (0.15, 0.5)
 
@@ -197,15 +197,17 @@ def causal_probe(model: torch.nn.Module, windows: Sequence[Window]) -> Score:
 
 def _probe_row(line: bytes, origin: str) -> ProbeRow:
     try:
-        record = json.loads(line.decode("utf-8"))
-        row = ProbeRow(record["text"], record["start"], record["end"])
-        inside = 0 <= row.start < row.end <= len(row.text)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        record = parse_line(line)
+    except DataError as error:
+        raise DataError(f"{origin}: {error}") from error
+    fields = record if isinstance(record, dict) else {}
+    row = ProbeRow(fields.get("text", 0), fields.get("start", ""), fields.get("end", ""))
+    if [type(value) for value in (row.text, row.start, row.end)] != [str, int, int]:
         raise DataError(
-            f'{origin}: a probe row must be {{"text": …, "start": …, "end": …}}: '
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not inside:
+            f'{origin}: a probe row must be {{"text": text, "start": whole number, "end": whole '
+            f"number}}, got {' '.join(line.decode('utf-8').split())[:120]}"
+        )
+    if not 0 <= row.start < row.end <= len(row.text):
         raise DataError(
             f"{origin}: the span must be 0 <= start < end <= {len(row.text)}, "
             f"got start={row.start}, end={row.end}"

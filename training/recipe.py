@@ -6,6 +6,7 @@ too, is replaced.
 """
 
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -62,10 +63,14 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     tree = _tree(_recipe_file(name_or_path))
     for override in overrides:
         _set(tree, override)
-    shared = tree.pop("optimizer", {})
-    for stage in tree.get("stages") or []:
+    shared = tree.pop("optimizer", None) or {}
+    if not isinstance(shared, dict):
+        raise ValueError(f"recipe.optimizer must be a mapping, got {shared!r}")
+    stages = tree.get("stages")
+    for stage in stages if isinstance(stages, list) else []:
         if isinstance(stage, dict):
-            stage["optimizer"] = {**shared, **(stage.get("optimizer") or {})}
+            own = stage.get("optimizer") or {}
+            stage["optimizer"] = {**shared, **own} if isinstance(own, dict) else own
     return build(Recipe, tree, "recipe")
 
 
@@ -129,7 +134,7 @@ def _tree(file: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """What a recipe says, and in what it leaves out the recipe that it extends."""
     if file.resolve() in extended_by:
         raise ValueError(f"recipe {file} extends itself")
-    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tree = _yaml(file.read_text(encoding="utf-8"), f"recipe {file}")
     if not isinstance(tree, dict):
         raise ValueError(f"recipe {file} must be a mapping, got {type(tree).__name__}")
     if (extended := tree.pop("extends", None)) is None:
@@ -138,6 +143,13 @@ def _tree(file: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"recipe.extends must be a recipe's name or file, got {extended!r}")
     below = _recipe_file(extended, folder=file.parent)
     return _merged(_tree(below, extended_by=(*extended_by, file.resolve())), tree)
+
+
+def _yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{place} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,10 +170,11 @@ def _set(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for part in parents:
         node = _child(node, part, override)
+    value = _yaml(text, f"override {override!r}")
     if isinstance(node, list):
-        node[_index(node, last, override)] = yaml.safe_load(text)
+        node[_index(node, last, override)] = value
     elif isinstance(node, dict):
-        node[last] = yaml.safe_load(text)
+        node[last] = value
     else:
         raise ValueError(f"override {override!r}: {last!r} is inside {node!r}, which has no keys")
 
@@ -229,9 +242,12 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, 
 
 def _float(value: int | float | str, place: str) -> float:
     try:
-        return float(value)  # YAML 1.1 reads 1e-5, without a point, as text
-    except ValueError:
+        number = float(value)  # YAML 1.1 reads 1e-5, without a point, as text
+    except (ValueError, OverflowError):
         raise ValueError(f"{place} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{place} must be a finite number, got {value!r}")
+    return number
 
 
 def _hint(key: str, known: Iterable[str]) -> str:

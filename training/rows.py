@@ -6,6 +6,7 @@ statement of them (``with_worked_examples``, ``with_adapter``), as the optimizer
 """
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,13 @@ from weakref import WeakKeyDictionary
 import dspy
 from dspy.adapters.base import Adapter
 
+from dspy_diffusion_infill.contexts import CLOSE, OPEN, mark_window
 from dspy_diffusion_infill.denoisers import Encoding
+from dspy_diffusion_infill.protection import PLACEHOLDER
+from dspy_diffusion_infill.windows import Piece, Window
 
 SEPARATOR = "\n\n"
+_MARKED = re.compile(f"{OPEN}(.*?){CLOSE}", re.DOTALL)
 _PLACE = "\ue000content\ue001"  # private characters, which no template writes
 Examples = Sequence[tuple[str, str]]
 
@@ -29,8 +34,8 @@ class Row:
     Attributes:
         turns: (role, content) pairs as the chat template takes them; a final assistant turn is the
             response.
-        instructions: the parts of the turns that an optimizer would rewrite; empty where they are
-            not known.
+        instructions: the parts of the turns that an optimizer would rewrite, in their order; empty
+            where they are not known.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -73,12 +78,13 @@ def group_by_instructions(
     """Splits off the rows whose prompts are instructions, a blank line, and worked examples.
 
     Returns the groups that have ``min_examples`` different examples, and all rows that are in no
-    such group.
+    such group; rows with more turns than a prompt and its response are in none.
     """
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         head, separator, _ = row.prompt.partition(SEPARATOR)
-        members[head if separator and row.response and len(head) < 600 else ""].append(row)
+        is_pair = [role for role, _ in row.turns] == ["user", "assistant"]
+        members[head if separator and is_pair and len(head) < 600 else ""].append(row)
     groups, rest = [], list(members.pop("", []))
     for head, same in members.items():
         examples = {block: answer for row in same for block, answer in _worked_examples(row)}
@@ -162,10 +168,25 @@ def adapter_row(
     adapter = adapter or dspy.ChatAdapter()
     inputs = {name: example[name] for name in signature.input_fields}
     outputs = {name: example[name] for name in signature.output_fields}
-    messages = adapter.format(signature, demos=list(demos), inputs=inputs)
-    turns = tuple((message["role"], message["content"]) for message in messages)
-    response = adapter.format_assistant_message_content(signature, outputs)
-    return Row((*turns, ("assistant", response)), (signature.instructions,))
+    marked = signature.with_instructions(_marked(signature.instructions))
+    messages = adapter.format(marked, demos=list(demos), inputs=inputs)
+    parts = [part for m in messages for part in _MARKED.findall(m["content"])]
+    turns = [(m["role"], m["content"].replace(OPEN, "").replace(CLOSE, "")) for m in messages]
+    response = adapter.format_assistant_message_content(signature, outputs).strip()
+    return Row((*turns, ("assistant", response)), tuple(dict.fromkeys(parts)))
+
+
+def _marked(instructions: str) -> str:
+    """Marks around what is between the placeholders: adapters indent it, and fill those in."""
+    pieces, start = [], 0
+    for match in [*PLACEHOLDER.finditer(instructions), None]:
+        end = match.start() if match else len(instructions)
+        text = instructions[start:end]
+        if re.search(r"\w", text):
+            first = start + len(text) - len(text.lstrip())
+            pieces.append(Piece(first, first + len(text.strip()), 1))
+        start = match.end() if match else end
+    return mark_window(instructions, Window(tuple(pieces))) if pieces else instructions
 
 
 def _some_examples(
@@ -271,9 +292,11 @@ def tokens_inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> l
 
 
 def _preferred(text: str, row: Row, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    spans = []
+    spans, position = [], 0
     for part in row.instructions:
-        at = text.find(part)
+        at = text.find(part, position)
+        if at >= 0:
+            position = at + len(part)
         inside = tokens_inside(offsets, at, at + len(part)) if at >= 0 else []
         if inside:
             spans.append((inside[0], inside[-1] + 1))

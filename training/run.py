@@ -19,6 +19,7 @@ from dspy_diffusion_infill.training.callbacks import (
 )
 from dspy_diffusion_infill.training.checkpoints import (
     begin,
+    check_data,
     figures_of,
     latest_checkpoint,
     num_cut_of,
@@ -26,7 +27,7 @@ from dspy_diffusion_infill.training.checkpoints import (
     step_of,
 )
 from dspy_diffusion_infill.training.dataset import Collator, MaskedSequences
-from dspy_diffusion_infill.training.evaluation import evaluate
+from dspy_diffusion_infill.training.evaluation import Evaluation, read_evaluation
 from dspy_diffusion_infill.training.masking import draw_mask
 from dspy_diffusion_infill.training.mixture import Mixture, Pool, make_pools, read_sources
 from dspy_diffusion_infill.training.model import Trainable, has_accelerator, load_trainable
@@ -69,8 +70,8 @@ def train(
     Raises:
         DataError: a row cannot be trained on; the message has file and line.
         DenoiserError: the base cannot be loaded.
-        ValueError: the folder holds a run and ``resume`` is off, or one of another recipe; or the
-            number of processes does not divide the recipe's ``accumulation``.
+        ValueError: the folder holds a run and ``resume`` is off, or one of another recipe or of
+            other data; or the number of processes does not divide the recipe's ``accumulation``.
     """
     # 1. The run's folder, and its data; both fail before a large model is loaded.
     process, output = PartialState(cpu=not has_accelerator()), Path(output)
@@ -79,10 +80,15 @@ def train(
         begin(recipe, output, resume=resume)
     process.wait_for_everyone()
     sources = read_sources(recipe.data)
+    evaluation = read_evaluation(recipe.evaluation)
+    if process.is_main_process:
+        check_data(sources, output)
+    process.wait_for_everyone()
 
     # 2. The stages, each from the weights of the one before.
     model = load_trainable(recipe, output)
     pools, tallies = make_pools(sources, recipe.data, model.denoiser())
+    evaluation = evaluation.fitting(model.denoiser())
     about_data = [str(tally) for tally in tallies]
     for line in about_data:
         show(line)
@@ -95,7 +101,7 @@ def train(
                 del model
                 _free_memory()
                 model = load_trainable(recipe, output, weights=weights)
-            latest = run_stage(recipe, plan, pools, model, show)
+            latest = run_stage(recipe, plan, pools, model, evaluation, show)
         weights = latest
         about_data += _about_cut(plan, num_cut_of(latest))
 
@@ -162,10 +168,18 @@ def run_stage(
     plan: Plan,
     pools: tuple[Pool, ...],
     model: Trainable,
+    evaluation: Evaluation,
     show: Callable[[str], None],
 ) -> Path:
     """Runs one stage from its latest checkpoint, or from the start; returns its last checkpoint."""
-    trainer = build_trainer(recipe, plan, pools, model, show)
+    optimizer = plan.stage.optimizer
+    if optimizer.warmup_steps >= plan.num_steps:
+        show(
+            f"stage {plan.stage.name} has {plan.num_steps} steps, no more than "
+            f"warmup_steps={optimizer.warmup_steps}: its learning rate stays below "
+            f"{optimizer.learning_rate:g}; lower optimizer.warmup_steps"
+        )
+    trainer = build_trainer(recipe, plan, pools, model, show, evaluation)
     start = latest_checkpoint(plan.folder)
     with silent_progress():
         trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -180,6 +194,7 @@ def build_trainer(
     pools: tuple[Pool, ...],
     model: Trainable,
     show: Callable[[str], None],
+    evaluation: Evaluation | None = None,
 ) -> DiffusionTrainer:
     """The Trainer of a stage: data, loss, optimizer numbers and callbacks."""
     checkpoint, stage = model.checkpoint, plan.stage
@@ -196,18 +211,20 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(stage.name, plan.folder / "log.jsonl", show))
-    trainer.add_callback(
-        EvaluationDuringTraining(
-            recipe.evaluation.every, partial(measure, recipe, model, trainer), trainer.log, show
+    if evaluation is not None:
+        figures = partial(measure, evaluation, model, trainer, seed=recipe.seed)
+        trainer.add_callback(
+            EvaluationDuringTraining(evaluation.options.every, figures, trainer.log, show)
         )
-    )
     return trainer
 
 
-def measure(recipe: Recipe, model: Trainable, trainer: DiffusionTrainer) -> Figures:
+def measure(
+    evaluation: Evaluation, model: Trainable, trainer: DiffusionTrainer, *, seed: int
+) -> Figures:
     """The figures of the model as it is, in the precision that it is trained in."""
     with trainer.clock_stopped(), trainer.autocast_smart_context_manager():
-        return evaluate(model.denoiser(), recipe.evaluation, seed=recipe.seed)
+        return evaluation.measure(model.denoiser(), seed=seed)
 
 
 def _dataset(

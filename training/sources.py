@@ -4,7 +4,7 @@ A record is one of
 
 - ``{"prompt": …, "response": …}``
 - ``{"messages": [{"role": …, "content": …}, …]}``, the last one the assistant's; with an optional
-  ``"instructions"``: the text in them that an optimizer would rewrite
+  ``"instructions"``: the text in them that an optimizer would rewrite, or several in their order
 - Feedback Collection's fields (``orig_instruction``, …), put into the paper's template (App. J.1)
 - ``{"instructions": …, "examples": [[input block, answer], …]}``: instructions with worked examples
 
@@ -12,13 +12,14 @@ Further fields are ignored. Records of the last form make groups, the others row
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
+from dspy_diffusion_infill.training.jsonl import parse_line
 from dspy_diffusion_infill.training.options import SourceOptions
 from dspy_diffusion_infill.training.rows import Group, Row, pair
 
@@ -125,13 +126,13 @@ def read_source(options: SourceOptions, *, skip_bad: bool = False) -> Source:
     return source
 
 
-def read_pairs(path: str | Path) -> list[Row]:
-    """The rows of a JSONL file that have a response.
+def read_pairs(path: str | Path, *, split: str | None = None) -> list[Row]:
+    """The rows of a JSONL file, or of a split of a hub data set, that have a response.
 
     Raises:
-        DataError: as ``read_source``, or the file holds instructions with examples only.
+        DataError: as ``read_source``, or it holds instructions with examples only.
     """
-    rows = read_source(SourceOptions(path=str(path))).rows
+    rows = read_source(SourceOptions(path=str(path), split=split)).rows
     if not rows:
         raise DataError(f"{path} holds no row with a response")
     return rows
@@ -145,7 +146,7 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
                 "messages": [{"role": role, "content": content} for role, content in row.turns]
             }
             if row.instructions:
-                record["instructions"] = row.instructions[0]
+                record["instructions"] = list(row.instructions)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -156,19 +157,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield f"{path}:{number}", lambda line=line: _parse(line)
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"invalid UTF-8 at byte {error.start} of the line (0x{line[error.start]:02x}); "
-            "save the file as UTF-8"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"no JSON: {error}") from error
+                yield f"{path}:{number}", lambda line=line: parse_line(line)
 
 
 def _hub(options: SourceOptions) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -183,8 +172,8 @@ def _hub(options: SourceOptions) -> Iterator[tuple[str, Callable[[], Any]]]:
     except Exception as error:
         raise DataError(
             f"the data set {options.path!r} (split {options.split!r}) cannot be loaded: {error}. "
-            "With no network, save its rows as JSONL and set data.sources.N.path to that file "
-            "and data.sources.N.split to null"
+            "With no network, save its rows as JSONL, and name that file in its place with null "
+            "for the split"
         ) from error
     for number, record in enumerate(rows, start=1):
         yield f"{options.path}[{options.split}]:{number}", lambda record=record: record
@@ -236,8 +225,24 @@ def _messages_row(record: Mapping[str, Any]) -> Row:
         turns.pop()
     if not any(role == "user" and content.strip() for role, content in turns):
         raise DataError("'messages' hold no user turn with content")
-    instructions = _text(record, "instructions") if "instructions" in record else ""
-    return Row(tuple(turns), (instructions,) if instructions else ())
+    if turns[-1][0] == "assistant":
+        turns[-1] = ("assistant", turns[-1][1].strip())  # the end of the turn follows its last word
+    return Row(tuple(turns), _instructions(record, [content for _, content in turns]))
+
+
+def _instructions(record: Mapping[str, Any], contents: Sequence[str]) -> tuple[str, ...]:
+    """The parts of the messages that the record names; blanks around each are left out."""
+    value = record.get("instructions", [])
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(p, str) and p.strip() for p in parts):
+        raise DataError(f"'instructions' must be text, or a list of texts, got {value!r}")
+    for part in parts:
+        if not any(part.strip() in content for content in contents):
+            raise DataError(
+                f"the instructions {part.strip()[:60]!r} stand in none of the messages: give them "
+                "as they stand there, or leave them out"
+            )
+    return tuple(part.strip() for part in parts)
 
 
 def _feedback_row(record: Mapping[str, Any], max_chars: int | None) -> Row:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from dspy_diffusion_infill.cli import demo_commands, evaluation_commands, training_commands
-from dspy_diffusion_infill.errors import DiffusionInfillError
+from dspy_diffusion_infill.errors import EXPECTED
 
 app = typer.Typer(
     name="dspy-infill",
@@ -26,6 +26,6 @@ def main() -> None:
     """Runs the command line; an expected error is one line on standard error and exit code 2."""
     try:
         app()
-    except (DiffusionInfillError, ValueError, TypeError, FileNotFoundError) as error:
+    except EXPECTED as error:
         print(f"dspy-infill: {error}", file=sys.stderr)
         sys.exit(2)

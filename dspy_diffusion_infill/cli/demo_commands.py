@@ -1,18 +1,14 @@
 """``dspy-infill demo``: the main job on the embedded models, or on the user's own rows and LM."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-TaskFile = Annotated[Path | None, typer.Option(help="JSONL rows of your own task.")]
+from dspy_diffusion_infill.cli.json_files import JsonFile, make_folder
 
-JsonFile = Annotated[
-    Path | None,
-    typer.Option("--json", dir_okay=False, writable=True, help="Write figures here."),
-]
+TaskFile = Annotated[Path | None, typer.Option(help="JSONL rows of your own task.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +31,7 @@ def demo(
 ) -> None:
     """Improves a small classification program and shows what changed and what it cost."""
     if json_file is not None:
-        _make_folder(json_file)
+        make_folder(json_file)
     from dspy_diffusion_infill.cli import demo_run
 
     rows = demo_run.own_rows(task, input, output, seed) if task else demo_run.bundled_rows()
@@ -55,17 +51,3 @@ def demo(
         text = json.dumps(outcome, indent=2, ensure_ascii=False) + "\n"
         json_file.write_text(text, encoding="utf-8")
         typer.echo(f"figures written to {json_file}")
-
-
-def _make_folder(file: Path) -> None:
-    """Makes the folder of a file that is written at the end.
-
-    Raises:
-        ValueError: nothing can be written there.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--json {file}: no folder can be made for it: {error}") from error
-    if not os.access(file.parent, os.W_OK):
-        raise ValueError(f"--json {file}: its folder cannot be written to")

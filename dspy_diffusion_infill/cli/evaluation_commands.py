@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dspy_diffusion_infill.cli.json_files import make_folder
+
 if TYPE_CHECKING:
     from dspy_diffusion_infill.evaluation.experiment import Scale
     from dspy_diffusion_infill.evaluation.tables import Table
@@ -44,10 +46,13 @@ def reproduce_command(
     api_base: Annotated[str | None, typer.Option(help="Address of that LM.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of mini.")] = 3,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write the rows of mini to this file.")
+        Path | None,
+        typer.Option("--json", dir_okay=False, help="Write the rows of mini to this file."),
     ] = None,
 ) -> None:
     """Reproduces a table or figure of the paper; the same command goes on after a kill."""
+    if json_path is not None:
+        make_folder(json_path)
     if table == "mini":
         from dspy_diffusion_infill.training.mini import run_mini
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dspy_diffusion_infill.cli.json_files import JsonFile, make_folder
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the program."""
@@ -49,9 +51,7 @@ def accelerate_config_command(
 def probe_command(
     denoiser: Annotated[str, typer.Argument(help="A denoiser's name, hub id or folder.")],
     data: Annotated[Path, typer.Option(help="JSONL rows {text, start, end}.")],
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file.")
-    ] = None,
+    json_path: JsonFile = None,
     rows: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
     causal: Annotated[
         bool,
@@ -72,6 +72,7 @@ def probe_command(
 ) -> None:
     """Measures how well a denoiser fills windows of held-out text, in nats and in hits."""
     from dspy_diffusion_infill.denoisers import load_denoiser
+    from dspy_diffusion_infill.training.causal_base import load_causal_base
     from dspy_diffusion_infill.training.probe import (
         causal_probe,
         probe,
@@ -79,24 +80,23 @@ def probe_command(
         tokenize_windows,
     )
 
+    # Whatever can fail fails before minutes of work, not after.
     windows = read_probe_rows(data, limit=rows)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
+        make_folder(json_path)
+    starts: dict[str, str | None] = {"causal": None} if causal else {}
+    if causal_after is not None:
+        starts["causal_text"] = causal_after
+    base = load_causal_base(denoiser) if starts else None
     loaded = load_denoiser(denoiser, device=device, dtype=dtype)
     began = time.monotonic()
     figures: dict[str, float | str] = {"denoiser": loaded.name}
     figures |= probe(loaded, windows, seed=seed).figures()
-    starts: dict[str, str | None] = {"causal": None} if causal else {}
-    if causal_after is not None:
-        starts["causal_text"] = causal_after
-    if starts:
-        from dspy_diffusion_infill.training.causal_base import load_causal_base
-
-        base = load_causal_base(denoiser)
-        for name, start in starts.items():
-            score = causal_probe(base, tokenize_windows(loaded, windows, start=start))
-            figures |= {f"nll_{name}": score.nll, f"accuracy_{name}": score.accuracy}
-            figures[f"nll_{name}_standard_error"] = score.standard_error
+    for name, start in starts.items():
+        assert base is not None
+        score = causal_probe(base, tokenize_windows(loaded, windows, start=start))
+        figures |= {f"nll_{name}": score.nll, f"accuracy_{name}": score.accuracy}
+        figures[f"nll_{name}_standard_error"] = score.standard_error
     figures["seconds"] = round(time.monotonic() - began, 1)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

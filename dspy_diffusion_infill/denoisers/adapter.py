@@ -39,6 +39,7 @@ from dspy_diffusion_infill.errors import (
 )
 
 SETTINGS_FILE = "masked_diffusion.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CAUSAL_CLASSES: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "qwen2": Qwen2ForCausalLM,
@@ -196,9 +197,9 @@ def _merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The model with the folder's LoRA in its weights, so that it costs nothing at run time."""
     if not (folder / "adapter_config.json").is_file():
         return model
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise DenoiserError(
-            f"{folder} has an adapter_config.json but no adapter_model.safetensors beside it"
+            f"{folder} has an adapter_config.json but no {ADAPTER_WEIGHTS} beside it"
         )
     with warnings.catch_warnings():
         # peft asks transformers for a name that transformers has deprecated.

@@ -46,7 +46,7 @@ def run_mini(
         A row for each seed and stage.
 
     Raises:
-        ValueError: ``seeds`` is below 1, or ``scale`` is not known.
+        ValueError: ``seeds`` is below 1, ``scale`` is not known, or ``json`` is a folder.
         MissingDependencyError: ``output`` is given without ``json``, and matplotlib is missing.
     """
     if seeds < 1:
@@ -54,14 +54,18 @@ def run_mini(
     if isinstance(scale, str) and scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got scale={scale!r}")
     has_plots = output is not None and _can_plot(required=json is None)
+    if json is not None:
+        if json.is_dir():
+            raise ValueError(f"json must be a file, got the folder {json}")
+        json.parent.mkdir(parents=True, exist_ok=True)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
     size = SCALES[scale] if isinstance(scale, str) else scale
     rows = [row for of_seed in _run_seeds(seeds, size, display) for row in of_seed]
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
         text = jsonlib.dumps([row.as_json() for row in rows], indent=1, allow_nan=False)
         json.write_text(text + "\n", encoding="utf-8")
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "mini.md").write_text(markdown(rows), encoding="utf-8")
         if has_plots:
             from dspy_diffusion_infill.training.mini import plot  # matplotlib is an extra
