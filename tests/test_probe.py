@@ -127,6 +127,16 @@ def test_a_text_alone_has_the_same_window_behind_its_start(denoiser):
         assert true[0] == true[1]
 
 
+def test_with_nothing_before_a_text_its_first_token_is_left_out(denoiser, denoiser_folder):
+    model = load_causal_base_of(denoiser_folder)
+    texts = [ProbeRow("Name it.", 0, 4), ProbeRow("Name it.", 0, 1), ProbeRow("Name it.", 5, 7)]
+    score = causal_probe(model, tokenize_windows(denoiser, texts, start=""))
+    assert score.num_tokens == 3 + 0 + 2
+    rest = [ProbeRow("Name it.", 1, 4), ProbeRow("Name it.", 5, 7)]
+    expected = causal_probe(model, tokenize_windows(denoiser, rest, start=""))
+    assert score.nll == pytest.approx(expected.nll, abs=1e-6)
+
+
 def load_causal_base_of(folder: Path):
     adapter = folder / "adapter"
     adapter.mkdir(exist_ok=True)

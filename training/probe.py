@@ -179,6 +179,8 @@ def probe(
 def causal_probe(model: torch.nn.Module, windows: Sequence[Window]) -> Score:
     """The same windows under a causal LM: each token given all true tokens before it, none after.
 
+    The first token of a text with nothing before it has no score, and is left out.
+
     Args:
         model: a causal LM with the denoiser's vocabulary.
         windows: as ``tokenize_windows`` gives them.
@@ -186,9 +188,10 @@ def causal_probe(model: torch.nn.Module, windows: Sequence[Window]) -> Score:
     device = next(model.parameters()).device
     by_row = []
     for window in windows:
+        span = [place for place in window.span if place > 0]
         ids = torch.tensor([window.input_ids[: window.span[-1] + 1]], device=device)
-        rows = model(input_ids=ids, use_cache=False).logits[0, [i - 1 for i in window.span]]
-        targets = ids[0, list(window.span)]
+        rows = model(input_ids=ids, use_cache=False).logits[0, [place - 1 for place in span]]
+        targets = ids[0, span]
         nll = torch.nn.functional.cross_entropy(rows.float(), targets, reduction="none")
         hits = rows.argmax(-1) == targets
         by_row.append(list(zip(nll.tolist(), hits.tolist(), strict=True)))

@@ -63,7 +63,7 @@ def probe_command(
         str | None,
         typer.Option(
             help="Also that causal LM on the texts alone, in no turn, each behind this one: "
-            "'<|endoftext|>'."
+            "'<|endoftext|>'. '' is nothing: a text's first token is then left out."
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
@@ -97,6 +97,7 @@ def probe_command(
         score = causal_probe(base, tokenize_windows(loaded, windows, start=start))
         figures |= {f"nll_{name}": score.nll, f"accuracy_{name}": score.accuracy}
         figures[f"nll_{name}_standard_error"] = score.standard_error
+        figures[f"num_tokens_{name}"] = score.num_tokens
     figures["seconds"] = round(time.monotonic() - began, 1)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
