@@ -1,9 +1,11 @@
 import math
 import re
+import statistics
 from dataclasses import dataclass, field
 
 import dspy
 import pytest
+import scipy.stats
 from doubles import WordCountScorer, WordDenoiser, rule_lm
 
 from dspy_diffusion_infill.adapters import TemplateAdapter
@@ -100,6 +102,39 @@ def test_instructions_that_outgrow_the_context_are_no_gain():
     assert not gain.is_clear
 
 
+def labelled(*labels: str) -> Slot:
+    return slot(
+        *(WorkedExample({"text": f"text {k}"}, {"colour": x}) for k, x in enumerate(labels))
+    )
+
+
+def test_each_label_counts_alike_however_often_it_stands_in_the_examples():
+    """Six reds a nat likelier and three blues a nat less likely is no gain: it is a habit."""
+    place, old = labelled(*["red"] * 6, *["blue"] * 3), [0.0] * 9
+    gain = Guide(WordCountScorer()).gain(place, [1.0] * 6 + [-1.0] * 3, old)
+    assert gain.mean == 0.0
+    gain = Guide(WordCountScorer()).gain(place, [1.0] * 6 + [-0.5] * 3, old)
+    assert gain.mean == pytest.approx(0.25)
+    assert gain.standard_error == 0.0, "each label's examples agree"
+
+
+@pytest.mark.parametrize("labels", [["red"] * 6 + ["blue"] * 2, [f"colour {k}" for k in range(8)]])
+def test_examples_count_alike_where_a_label_is_rare_or_there_is_none(labels):
+    new, old = [1.0] * 6 + [-1.0] * 2, [0.0] * 8
+    gain = Guide(WordCountScorer()).gain(labelled(*labels), new, old)
+    assert gain.mean == pytest.approx(0.5)
+    assert gain.standard_error == pytest.approx(statistics.stdev(new) / math.sqrt(8))
+
+
+def test_the_error_of_a_mean_over_groups_is_that_of_the_difference_of_two_means():
+    """Twice the mean over two groups is a sum of two means: Student's test with pooled variance."""
+    a, b = [0.3, 1.1, 0.4, 0.9], [-0.2, 0.5, 0.1]
+    gain = gain_over([*a, *b], [0.0] * 7, [*"aaaa", *"bbb"])
+    assert gain.mean == pytest.approx((statistics.mean(a) + statistics.mean(b)) / 2)
+    test = scipy.stats.ttest_ind(a, [-x for x in b])
+    assert gain.mean / gain.standard_error == pytest.approx(test.statistic)
+
+
 def test_a_context_in_which_no_example_fits_is_said_with_the_fix():
     guided, _ = guide(12)
     with pytest.raises(ContextTooLongError, match=r"scorer word-denoiser#one-step: .*guidance=No"):
@@ -166,3 +201,31 @@ def test_a_gain_on_one_example_is_never_clear():
     assert alone.mean == 8.0
     assert not alone.is_clear
     assert not gain_over([-1.0, -9.1, -9.1], [-9.0] * 3).is_clear
+
+
+@dataclass
+class HabitScorer(WordCountScorer):
+    """With one of ``good`` in the prompt, "red" is likelier than before, and "blue" is less so."""
+
+    def log_likelihoods(self, pairs) -> list[float]:
+        counts = super().log_likelihoods(pairs)
+        return [
+            -20 - n if pair.response == "blue" else n for n, pair in zip(counts, pairs, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(("num_blue", "is_tried"), [(4, False), (2, True)])
+def test_a_search_does_not_try_what_makes_the_frequent_label_a_habit(num_blue, is_tried):
+    """Where a label stands in two rows only, its likelihood says too little to count alike."""
+    labels = ["red"] * 6 + ["blue"] * num_blue
+    rows = [
+        dspy.Example(text=f"text {k}", colour=x).with_inputs("text") for k, x in enumerate(labels)
+    ]
+    lm, _ = rule_lm(lambda prompt: "red")
+    with dspy.context(lm=lm, adapter=TemplateAdapter()):
+        optimizer = DiffusionInfill(
+            None, WordDenoiser(), guidance=HabitScorer(), num_threads=1, display_progress=False
+        )
+        student = dspy.Predict(dspy.Signature("text -> colour", TASK))
+        trials = optimizer.compile(student, rows).detailed_results.trials
+    assert bool(trials) == is_tried

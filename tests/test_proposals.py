@@ -77,9 +77,9 @@ def test_a_proposal_is_let_through_once_and_every_drop_is_counted():
 
 
 def test_labels_are_short_values_that_repeat():
-    assert find_labels(EXAMPLES) == (("negative", "positive"),)
+    assert list(find_labels(EXAMPLES).values()) == [("negative", "positive")]
     free = [WorkedExample({}, {"answer": str(k)}) for k in range(8)]
-    assert find_labels(free) == ()
+    assert find_labels(free) == {}
 
 
 def test_labels_that_were_there_before_may_stay_alone():

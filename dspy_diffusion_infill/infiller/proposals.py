@@ -39,17 +39,17 @@ class Proposal:
     confidence: float
 
 
-def find_labels(examples: Sequence[WorkedExample]) -> tuple[Labels, ...]:
-    """The values of each output field that look like labels: at most 12 short ones that repeat."""
-    labels: list[Labels] = []
+def find_labels(examples: Sequence[WorkedExample]) -> dict[str, Labels]:
+    """The output fields whose values look like labels: at most 12 short ones that repeat."""
+    labels: dict[str, Labels] = {}
     for name in sorted({name for example in examples for name in example.outputs}):
         values = Counter(
             str(example.outputs[name]) for example in examples if name in example.outputs
         )
         repeats = len(values) <= min(_MAX_LABELS, sum(values.values()) / 2)
         if repeats and all(0 < len(value) <= 40 for value in values):
-            labels.append(tuple(sorted(values)))
-    return tuple(labels)
+            labels[name] = tuple(sorted(values))
+    return labels
 
 
 @dataclass(slots=True)
@@ -71,7 +71,8 @@ class ProposalFilter:
     @classmethod
     def over(cls, examples: Sequence[WorkedExample]) -> "ProposalFilter":
         """A filter over a predictor's examples that has seen nothing yet."""
-        return cls(tuple(examples), find_labels(examples), Counter(), set())
+        labels = tuple(find_labels(examples).values())
+        return cls(tuple(examples), labels, Counter(), set())
 
     def keep(self, proposals: Sequence[Proposal], old: str) -> list[Proposal]:
         """Returns the proposals that are worth a metric call, in their order."""

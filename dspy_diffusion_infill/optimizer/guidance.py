@@ -6,16 +6,19 @@ screens proposals before a metric call is spent, and decides ties. Acceptance st
 
 import logging
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
-from dspy_diffusion_infill.contexts import Slot, ever_smaller, render_messages
+from dspy_diffusion_infill.contexts import Slot, WorkedExample, ever_smaller, render_messages
 from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.infiller.proposals import find_labels
 from dspy_diffusion_infill.infiller.scoring import BoundedScorer, ResponseScorer, ScoredPair
 
 logger = logging.getLogger(__name__)
 
 _ROOM_TO_GROW = 64  # tokens that are left free for instructions that get longer
+_FEWEST_OF_A_LABEL = 3  # examples of each label from which labels count alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Gain:
     """How the log-likelihood of the gold responses changed.
 
     Attributes:
-        mean: nats an example; higher is better.
+        mean: nats an example; higher is better. Over labels, each alike, where the gold responses
+            are labels.
         standard_error: of the mean, over the examples; infinite for a single one, which shows
             nothing about others.
     """
@@ -66,9 +70,7 @@ class Guide:
         Raises:
             ContextTooLongError: not one example fits the scorer's context.
         """
-        if slot.name not in self._fitted:
-            self._fitted[slot.name] = self._fit(slot)
-        pairs = [[_pair(one, text) for one in self._fitted[slot.name]] for text in texts]
+        pairs = [[_pair(one, text) for one in self._examples(slot)] for text in texts]
         fits = [all(self._room(pair) >= 0 for pair in own) for own in pairs]
         asked = [pair for own, fit in zip(pairs, fits, strict=True) if fit for pair in own]
         scores = iter(self.scorer.log_likelihoods(asked) if asked else [])
@@ -76,6 +78,21 @@ class Guide:
             tuple(next(scores) if fit else -math.inf for _ in own)
             for own, fit in zip(pairs, fits, strict=True)
         ]
+
+    def gain(self, slot: Slot, new: Sequence[float], old: Sequence[float]) -> Gain:
+        """What ``new`` log-likelihoods gain over ``old`` ones, as ``log_likelihoods`` gives them.
+
+        Where the gold responses are labels, each label counts alike, and not as often as it happens
+        to stand in a few examples: else instructions that make the model say the most frequent one
+        every time are a gain.
+        """
+        return gain_over(new, old, _labels_of([one.examples[0] for one in self._examples(slot)]))
+
+    def _examples(self, slot: Slot) -> list[Slot]:
+        """The slot with each of the examples alone that are scored."""
+        if slot.name not in self._fitted:
+            self._fitted[slot.name] = self._fit(slot)
+        return self._fitted[slot.name]
 
     def _fit(self, slot: Slot) -> list[Slot]:
         """The slot with each of its examples alone, as much of it as fits the scorer's context."""
@@ -120,11 +137,33 @@ def _pair(slot: Slot, instructions: str) -> ScoredPair:
     return ScoredPair(tuple(prompt), response["content"])
 
 
-def gain_over(new: Sequence[float], old: Sequence[float]) -> Gain:
-    """The mean difference of paired log-likelihoods, and its standard error."""
-    differences = [a - b for a, b in zip(new, old, strict=True)]
-    mean = sum(differences) / len(differences)
-    if len(differences) < 2:
+def _labels_of(examples: Sequence[WorkedExample]) -> list[Hashable]:
+    """Each example's label, or labels; the same for all where there are none, or few of one."""
+    fields = find_labels(examples)
+    labels = [tuple(str(example.outputs.get(name)) for name in fields) for example in examples]
+    is_frequent = all(labels.count(label) >= _FEWEST_OF_A_LABEL for label in set(labels))
+    return list(labels) if is_frequent else [()] * len(examples)
+
+
+def gain_over(
+    new: Sequence[float], old: Sequence[float], groups: Sequence[Hashable] | None = None
+) -> Gain:
+    """The mean difference of paired log-likelihoods, and its standard error.
+
+    Args:
+        new: a log-likelihood for each example.
+        old: what they are compared with, in the same order.
+        groups: which group each example is of; groups count alike, whatever their size. None is
+            one of all.
+    """
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    for group, a, b in zip(groups or [()] * len(new), new, old, strict=True):
+        members[group].append(a - b)
+    means = {group: sum(own) / len(own) for group, own in members.items()}
+    mean = sum(means.values()) / len(means)
+    freedom = len(new) - len(means)
+    if freedom < 1:
         return Gain(mean, math.inf)
-    variance = sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)
-    return Gain(mean, math.sqrt(variance / len(differences)))
+    squares = sum((d - means[group]) ** 2 for group, own in members.items() for d in own)
+    variance = squares / freedom * sum(1 / len(own) for own in members.values()) / len(means) ** 2
+    return Gain(mean, math.sqrt(variance))

@@ -13,7 +13,7 @@ from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
-from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, gain_over
+from dspy_diffusion_infill.optimizer.guidance import Gain, Guide
 from dspy_diffusion_infill.optimizer.identity import identity_of
 from dspy_diffusion_infill.optimizer.journal import (
     Journal,
@@ -196,8 +196,8 @@ class Search:
             if evaluation is None:
                 self.out_of_budget = True
                 return
-            if log_likelihoods is not None and target.log_likelihoods is not None:
-                gain = gain_over(log_likelihoods, target.log_likelihoods)
+            if self.guide and log_likelihoods is not None and target.log_likelihoods is not None:
+                gain = self.guide.gain(target.slot, log_likelihoods, target.log_likelihoods)
             accepted = is_better(evaluation, self.best, gain)
             self.trials.append(
                 _trial(len(self.trials) + 1, sweep, proposal, old, evaluation, gain, accepted)
@@ -240,7 +240,7 @@ class Search:
         scored = []
         found = self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
         for proposal, log_likelihoods in zip(proposals, found, strict=True):
-            gain = gain_over(log_likelihoods, target.log_likelihoods)
+            gain = self.guide.gain(target.slot, log_likelihoods, target.log_likelihoods)
             if gain.mean > 0:
                 scored.append((proposal, gain, log_likelihoods))
         scored.sort(key=lambda item: -item[1].mean)
