@@ -13,7 +13,7 @@ from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.scoring import DenoiserScorer
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
-from dspy_diffusion_infill.optimizer.guidance import Guide, gain_over
+from dspy_diffusion_infill.optimizer.guidance import Guide, gain_over, loses_a_label
 
 TASK = "Read the text and name the colour that is meant"
 DEMO = {"text": "demo " * 30, "colour": "teal"}
@@ -229,3 +229,38 @@ def test_a_search_does_not_try_what_makes_the_frequent_label_a_habit(num_blue, i
         student = dspy.Predict(dspy.Signature("text -> colour", TASK))
         trials = optimizer.compile(student, rows).detailed_results.trials
     assert bool(trials) == is_tried
+
+
+@pytest.mark.parametrize(
+    ("new", "best", "labels", "is_lost"),
+    [
+        ([1, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 0], "aaabbb", True),
+        ([1, 1, 1, 1, 0, 0], [1, 0, 0, 1, 0, 1], "aaabbb", False),
+        ([1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], "aaabbb", False),  # there was none to lose
+        ([0, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], "aaaaaa", False),  # one group is no label
+    ],
+)
+def test_a_label_is_lost_where_it_was_right_and_is_never_right_any_more(new, best, labels, is_lost):
+    assert loses_a_label(new, best, labels) == is_lost
+
+
+@pytest.mark.parametrize("guidance", [WordCountScorer(), None])
+def test_guidance_keeps_no_edit_that_answers_one_label_every_time(guidance):
+    """The habit has six of ten rows right, the start one of each label: the paper keeps the habit."""
+    colours = ["red"] * 6 + ["blue"] * 4
+    rows = [
+        dspy.Example(text=f"text {k}", colour=x).with_inputs("text") for k, x in enumerate(colours)
+    ]
+
+    def answer(prompt: str) -> str:
+        number = int(re.findall(r"text (\d)", prompt)[-1])
+        return "red" if "only" in prompt else colours[number] if number in (0, 9) else "no idea"
+
+    with dspy.context(lm=rule_lm(answer)[0], adapter=TemplateAdapter()):
+        optimizer = DiffusionInfill(
+            None, WordDenoiser(), guidance=guidance, num_threads=1, display_progress=False
+        )
+        student = dspy.Predict(dspy.Signature("text -> colour", TASK))
+        results = optimizer.compile(student, rows).detailed_results
+    assert max(trial.score for trial in results.trials) == pytest.approx(0.6), "it was tried"
+    assert results.score_after == pytest.approx(0.6 if guidance is None else 0.2)

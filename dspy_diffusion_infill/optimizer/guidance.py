@@ -86,7 +86,7 @@ class Guide:
         to stand in a few examples: else instructions that make the model say the most frequent one
         every time are a gain.
         """
-        return gain_over(new, old, _labels_of([one.examples[0] for one in self._examples(slot)]))
+        return gain_over(new, old, labels_of([one.examples[0] for one in self._examples(slot)]))
 
     def _examples(self, slot: Slot) -> list[Slot]:
         """The slot with each of the examples alone that are scored."""
@@ -137,12 +137,32 @@ def _pair(slot: Slot, instructions: str) -> ScoredPair:
     return ScoredPair(tuple(prompt), response["content"])
 
 
-def _labels_of(examples: Sequence[WorkedExample]) -> list[Hashable]:
+def labels_of(examples: Sequence[WorkedExample]) -> list[Hashable]:
     """Each example's label, or labels; the same for all where there are none, or few of one."""
     fields = find_labels(examples)
     labels = [tuple(str(example.outputs.get(name)) for name in fields) for example in examples]
     is_frequent = all(labels.count(label) >= _FEWEST_OF_A_LABEL for label in set(labels))
     return list(labels) if is_frequent else [()] * len(examples)
+
+
+def loses_a_label(new: Sequence[float], best: Sequence[float], labels: Sequence[Hashable]) -> bool:
+    """Whether all examples of one label score 0 or less now, of which the best had some right.
+
+    Where one label is frequent in a few examples, to answer it every time is often the better
+    score on them, and on no others.
+
+    Args:
+        new: per-example scores.
+        best: those of the best program so far.
+        labels: of the examples, from ``labels_of``.
+    """
+    of_label: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
+    for label, pair in zip(labels, zip(new, best, strict=True), strict=True):
+        of_label[label].append(pair)
+    return len(of_label) > 1 and any(
+        max(now for now, _ in pairs) <= 0 < max(was for _, was in pairs)
+        for pairs in of_label.values()
+    )
 
 
 def gain_over(
