@@ -246,7 +246,7 @@ def test_a_label_is_lost_where_it_was_right_and_is_never_right_any_more(new, bes
 
 @pytest.mark.parametrize("guidance", [WordCountScorer(), None])
 def test_guidance_keeps_no_edit_that_answers_one_label_every_time(guidance):
-    """The habit has six of ten rows right, the start one of each label: the paper keeps the habit."""
+    """The habit has six rows of ten right, the start one of each label. The paper keeps a habit."""
     colours = ["red"] * 6 + ["blue"] * 4
     rows = [
         dspy.Example(text=f"text {k}", colour=x).with_inputs("text") for k, x in enumerate(colours)
