@@ -89,10 +89,7 @@ class Mixture:
             if self.needs_response and not any(tokens.is_response):
                 continue
             return self._padded(tokens, pool.max_length)
-        raise DataError(
-            "none of 1000 rows that were drawn can be trained on: each is too long for max_length, "
-            "or has no response inside it where the stage masks responses"
-        )
+        raise DataError("none of 1000 rows has a text, or a response, that fits in max_length")
 
     def _pick(self, rng: random.Random, index: int) -> tuple[Pool, Row | Group]:
         if not self.in_order:
