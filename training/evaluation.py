@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.callbacks import Figures
 from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity
+from dspy_diffusion_infill.training.mixture import row_fits
 from dspy_diffusion_infill.training.options import EvaluationOptions
 from dspy_diffusion_infill.training.probe import (
     ProbeRow,
@@ -14,7 +16,7 @@ from dspy_diffusion_infill.training.probe import (
     read_probe_rows,
     tokenize_windows,
 )
-from dspy_diffusion_infill.training.rows import Row, TextCoder, tokenize_row
+from dspy_diffusion_infill.training.rows import Row
 from dspy_diffusion_infill.training.sources import read_pairs
 
 
@@ -42,16 +44,13 @@ class Evaluation:
         tokenize_windows(denoiser, self.windows)
         if self.options.held_out is None:
             return self
-        pairs: list[Row] = []
-        for row in self.pairs:
-            if len(pairs) == self.options.held_out_rows:
-                break
-            if _fits(row, denoiser, denoiser.context_length):
-                pairs.append(row)
+        limit = denoiser.context_length
+        fitting = (row for row in self.pairs if row_fits(row, coder=denoiser, limit=limit))
+        pairs = list(islice(fitting, self.options.held_out_rows))
         if not pairs:
             raise DataError(
                 f"evaluation.held_out={self.options.held_out!r}: none of {len(self.pairs)} rows "
-                f"fits the context_length={denoiser.context_length} of {denoiser.name}"
+                f"fits the context_length={limit} of {denoiser.name}"
             )
         return replace(self, pairs=pairs)
 
@@ -96,7 +95,3 @@ def read_evaluation(options: EvaluationOptions) -> Evaluation:
                 "(and held_out_split to null), or to null to measure none"
             ) from error
     return Evaluation(options, windows, pairs)
-
-
-def _fits(row: Row, coder: TextCoder, limit: int) -> bool:
-    return len(tokenize_row(row, coder).input_ids) <= limit

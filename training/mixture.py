@@ -171,7 +171,7 @@ def _pool(
             elements, render = ungrouped, _as_it_is
         else:
             # Under ``drop``, a row loses as many of its examples as do not fit.
-            fits = partial(_row_fits, coder=coder, limit=max_length) if rule == "drop" else None
+            fits = partial(row_fits, coder=coder, limit=max_length) if rule == "drop" else None
             elements, render = [*source.groups, *groups], _render_of(options, fits)
     if not elements:
         raise DataError(f"{options.path} holds nothing of the shape {options.shape!r}")
@@ -221,7 +221,8 @@ def _fits(item: Item, tally: Tally, limit: int, rule: TooLong, coder: TextCoder)
     return True
 
 
-def _row_fits(row: Row, *, coder: TextCoder, limit: int) -> bool:
+def row_fits(row: Row, *, coder: TextCoder, limit: int) -> bool:
+    """Whether a row has at most ``limit`` tokens; most are seen to without counting them."""
     return _num_bytes(row, coder) <= limit or len(tokenize_row(row, coder).input_ids) <= limit
 
 

@@ -121,10 +121,8 @@ class SourceOptions:
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"weight must be above 0, got weight={self.weight}")
-        if self.max_examples is not None and self.max_examples < 1:
-            raise ValueError(
-                f"max_examples must be at least 1, got max_examples={self.max_examples}"
-            )
+        if self.max_examples is not None:
+            _at_least(1, max_examples=self.max_examples)
         if self.max_examples is not None and self.shape not in ("worked_examples", "chat_adapter"):
             raise ValueError(
                 "max_examples needs shape=worked_examples or shape=chat_adapter, "
@@ -160,8 +158,7 @@ class DataOptions:
             raise ValueError("sources must name at least one file or data set, got none")
         if self.max_length < 8:
             raise ValueError(f"max_length must be at least 8 tokens, got {self.max_length}")
-        if self.bucket < 1:
-            raise ValueError(f"bucket must be at least 1, got bucket={self.bucket}")
+        _at_least(1, bucket=self.bucket)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

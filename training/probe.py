@@ -204,18 +204,18 @@ def _probe_row(line: bytes, origin: str) -> ProbeRow:
     except DataError as error:
         raise DataError(f"{origin}: {error}") from error
     fields = record if isinstance(record, dict) else {}
-    row = ProbeRow(fields.get("text", 0), fields.get("start", ""), fields.get("end", ""))
-    if [type(value) for value in (row.text, row.start, row.end)] != [str, int, int]:
+    text, start, end = (fields.get(name) for name in ("text", "start", "end"))
+    if not isinstance(text, str) or type(start) is not int or type(end) is not int:
         raise DataError(
             f'{origin}: a probe row must be {{"text": text, "start": whole number, "end": whole '
             f"number}}, got {' '.join(line.decode('utf-8').split())[:120]}"
         )
-    if not 0 <= row.start < row.end <= len(row.text):
+    if not 0 <= start < end <= len(text):
         raise DataError(
-            f"{origin}: the span must be 0 <= start < end <= {len(row.text)}, "
-            f"got start={row.start}, end={row.end}"
+            f"{origin}: the span must be 0 <= start < end <= {len(text)}, "
+            f"got start={start}, end={end}"
         )
-    return row
+    return ProbeRow(text, start, end)
 
 
 def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: str | None) -> Window:

@@ -22,6 +22,7 @@ from dspy_diffusion_infill.protection import PLACEHOLDER
 from dspy_diffusion_infill.windows import Piece, Window
 
 SEPARATOR = "\n\n"
+_TRIMMED = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 _MARKED = re.compile(f"{OPEN}(.*?){CLOSE}", re.DOTALL)
 _PLACE = "\ue000content\ue001"  # private characters, which no template writes
 Examples = Sequence[tuple[str, str]]
@@ -178,15 +179,12 @@ def adapter_row(
 
 def _marked(instructions: str) -> str:
     """Marks around what is between the placeholders: adapters indent it, and fill those in."""
-    pieces, start = [], 0
-    for match in [*PLACEHOLDER.finditer(instructions), None]:
-        end = match.start() if match else len(instructions)
-        text = instructions[start:end]
-        if re.search(r"\w", text):
-            first = start + len(text) - len(text.lstrip())
-            pieces.append(Piece(first, first + len(text.strip()), 1))
-        start = match.end() if match else end
-    return mark_window(instructions, Window(tuple(pieces))) if pieces else instructions
+    placeholders = [match.span() for match in PLACEHOLDER.finditer(instructions)]
+    starts = [0, *(end for _, end in placeholders)]
+    ends = [*(start for start, _ in placeholders), len(instructions)]
+    between = [_TRIMMED.search(instructions, *span) for span in zip(starts, ends, strict=True)]
+    pieces = tuple(Piece(*text.span(), 1) for text in between if text and re.search(r"\w", text[0]))
+    return mark_window(instructions, Window(pieces))
 
 
 def _some_examples(

@@ -92,12 +92,12 @@ def probe_command(
     began = time.monotonic()
     figures: dict[str, float | str] = {"denoiser": loaded.name}
     figures |= probe(loaded, windows, seed=seed).figures()
-    for name, start in starts.items():
-        assert base is not None
-        score = causal_probe(base, tokenize_windows(loaded, windows, start=start))
-        figures |= {f"nll_{name}": score.nll, f"accuracy_{name}": score.accuracy}
-        figures[f"nll_{name}_standard_error"] = score.standard_error
-        figures[f"num_tokens_{name}"] = score.num_tokens
+    if base is not None:
+        for name, start in starts.items():
+            score = causal_probe(base, tokenize_windows(loaded, windows, start=start))
+            figures |= {f"nll_{name}": score.nll, f"accuracy_{name}": score.accuracy}
+            figures[f"nll_{name}_standard_error"] = score.standard_error
+            figures[f"num_tokens_{name}"] = score.num_tokens
     figures["seconds"] = round(time.monotonic() - began, 1)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

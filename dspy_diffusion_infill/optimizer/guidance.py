@@ -145,7 +145,9 @@ def labels_of(examples: Sequence[WorkedExample]) -> list[Hashable]:
     return list(labels) if is_frequent else [()] * len(examples)
 
 
-def loses_a_label(new: Sequence[float], best: Sequence[float], labels: Sequence[Hashable]) -> bool:
+def loses_a_label(
+    new: Sequence[float], best: Sequence[float], labels: Sequence[Hashable] | None
+) -> bool:
     """Whether all examples of one label score 0 or less now, of which the best had some right.
 
     Where one label is frequent in a few examples, to answer it every time is often the better
@@ -154,8 +156,10 @@ def loses_a_label(new: Sequence[float], best: Sequence[float], labels: Sequence[
     Args:
         new: per-example scores.
         best: those of the best program so far.
-        labels: of the examples, from ``labels_of``.
+        labels: of the examples, from ``labels_of``; None loses none.
     """
+    if labels is None:
+        return False
     of_label: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
     for label, pair in zip(labels, zip(new, best, strict=True), strict=True):
         of_label[label].append(pair)

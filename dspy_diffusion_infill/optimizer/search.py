@@ -3,17 +3,17 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.contexts import Slot, WorkedExample
+from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
-from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, labels_of, loses_a_label
+from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, loses_a_label
 from dspy_diffusion_infill.optimizer.identity import identity_of
 from dspy_diffusion_infill.optimizer.journal import (
     Journal,
@@ -89,6 +89,7 @@ class Search:
         infiller: makes proposals.
         validator: scores programs and keeps the budget.
         valset: what programs are scored on.
+        labels: of the valset's rows, none of which an edit may lose; None without guidance.
         guide: likelihood guidance; None is the paper's procedure.
         options: how wide and how long.
         journal: remembers what was paid for.
@@ -105,6 +106,7 @@ class Search:
     infiller: Infiller
     validator: Validator
     valset: Sequence[dspy.Example]
+    labels: Sequence[Hashable] | None
     guide: Guide | None
     options: SearchOptions
     journal: Journal
@@ -198,8 +200,8 @@ class Search:
                 return
             if self.guide and log_likelihoods is not None and target.log_likelihoods is not None:
                 gain = self.guide.gain(target.slot, log_likelihoods, target.log_likelihoods)
-            accepted = is_better(evaluation, self.best, gain) and not self._loses_a_label(
-                evaluation
+            accepted = is_better(evaluation, self.best, gain) and not loses_a_label(
+                evaluation.scores, self.best.scores, self.labels
             )
             self.trials.append(
                 _trial(len(self.trials) + 1, sweep, proposal, old, evaluation, gain, accepted)
@@ -210,13 +212,6 @@ class Search:
                 if target.marked is not None:
                     target.marked = window.after_splice(proposal.fills)
             self.on_trial(self)
-
-    def _loses_a_label(self, evaluation: Evaluation) -> bool:
-        """Asked under guidance only: without it, the procedure is the paper's."""
-        if self.guide is None:
-            return False
-        gold = [WorkedExample(dict(row.inputs()), dict(row.labels())) for row in self.valset]
-        return loses_a_label(evaluation.scores, self.best.scores, labels_of(gold))
 
     def _propose(self, target: Target, window: Window, sweep: int) -> list[Proposal]:
         """From the journal where it has them, else from the denoiser."""

@@ -3,6 +3,7 @@
 import logging
 import random
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import dspy
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter
-from dspy_diffusion_infill.optimizer.guidance import Guide
+from dspy_diffusion_infill.optimizer.guidance import Guide, labels_of
 from dspy_diffusion_infill.optimizer.identity import (
     identity_of,
     identity_of_data,
@@ -182,6 +183,7 @@ class Setup:
             infiller=self.infiller,
             validator=self.validator,
             valset=self.valset,
+            labels=self._labels(),
             guide=self.guide,
             options=self.options,
             journal=self.journal,
@@ -197,6 +199,13 @@ class Setup:
             if name in self.skipped:
                 del search.targets[name]
         return search
+
+    def _labels(self) -> list[Hashable] | None:
+        """Of the rows; without guidance the procedure is the paper's, which asks for none."""
+        if self.guide is None:
+            return None
+        gold = [WorkedExample(dict(row.inputs()), dict(row.labels())) for row in self.valset]
+        return labels_of(gold)
 
     def _targets(self, first: FirstEvaluations) -> dict[str, Target]:
         slots = make_slots(self.base, first.worked)
