@@ -14,7 +14,7 @@ from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import Window
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"

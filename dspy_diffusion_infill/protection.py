@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import dspy
 
-from dspy_diffusion_infill.signatures import signature_of
+from dspy_diffusion_infill.programs import signature_of
 
 Span = tuple[int, int]
 Protect = Sequence[str | re.Pattern[str]]

@@ -11,16 +11,16 @@ from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.evaluation.experiment import Experiment, ModelSpec, SearchSpec
-from dspy_diffusion_infill.evaluation.experiment_files import parse_experiment
-from dspy_diffusion_infill.evaluation.prompt_search import (
+from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec, SearchSpec
+from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
+from dspy_diffusion_infill.reproduction.prompt_search import (
     Infill,
     apply_instructions,
     instructions_of,
 )
-from dspy_diffusion_infill.evaluation.reproduction import Tools, run_experiment
-from dspy_diffusion_infill.evaluation.tables import Table
-from dspy_diffusion_infill.evaluation.tasks import Task
+from dspy_diffusion_infill.reproduction.reproduce import Tools, run_experiment
+from dspy_diffusion_infill.reproduction.tables import Table
+from dspy_diffusion_infill.reproduction.tasks import Task
 from dspy_diffusion_infill.windows import take_marks
 
 NUM_ARTICLES, NUM_SYSTEMS = 6, 3

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import (
     CLOSE,
     OPEN,
@@ -18,6 +17,7 @@ from dspy_diffusion_infill.contexts import (
     render_messages,
     shorten_longest_value,
 )
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import Piece, Window
 
 TEXT = "Name the capital.\nBe brief, please."

@@ -8,9 +8,9 @@ from doubles import WordCountScorer, WordDenoiser, rule_lm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 TASK = "Read what the customer wrote and then tell us the colour that is meant"
 ROWS = [

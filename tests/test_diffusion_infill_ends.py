@@ -18,9 +18,9 @@ from test_diffusion_infill import (
     two_steps,
 )
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.validation import Validator
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 MANY = [f"word{k}" for k in range(300)]  # so that none comes thrice in a row
 
@@ -196,7 +196,7 @@ def test_an_example_that_is_sent_again_is_run_once():
 
     class SendsTwice(dspy.Evaluate):
         def __call__(self, program):
-            first = threading.Thread(target=program, kwargs={"number": 0})
+            first = threading.Thread(target=program, kwargs=dict(self.devset[0].inputs()))
             first.start()
             assert started.wait(20)
             threading.Timer(0.1, go_on.set).start()

@@ -5,10 +5,10 @@ import pytest
 from doubles import WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, program
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.evaluation import transfer
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 
 @pytest.fixture(autouse=True)

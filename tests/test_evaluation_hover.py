@@ -6,7 +6,6 @@ import dspy
 import pytest
 from loopback import loopback, prompt_of
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.hover import (
     HoverProgram,
@@ -17,6 +16,7 @@ from dspy_diffusion_infill.evaluation.hover import (
 )
 from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index, Page
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "hover"
 PAGES = [

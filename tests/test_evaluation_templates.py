@@ -105,7 +105,7 @@ def test_the_masked_judge_and_c_gen_are_the_papers_to_the_character() -> None:
 
 
 def test_what_is_evaluated_is_what_denoisers_are_taught_on(tmp_path: Path) -> None:
-    taught = ROOT / "training/data/feedback_collection.txt"
+    taught = ROOT / "dspy_diffusion_infill/training/data/feedback_collection.txt"
     evaluated = ROOT / "dspy_diffusion_infill/evaluation/prompts/judge_v1.txt"
     assert evaluated.read_bytes() == taught.read_bytes()
     record = {**ROW, "orig_feedback": "Fine.", "orig_score": "4"}

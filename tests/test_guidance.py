@@ -8,12 +8,12 @@ import pytest
 import scipy.stats
 from doubles import WordCountScorer, WordDenoiser, rule_lm
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.errors import ContextTooLongError
-from dspy_diffusion_infill.infiller.scoring import DenoiserScorer
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.guidance import Guide, gain_over, loses_a_label
+from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 TASK = "Read the text and name the colour that is meant"
 DEMO = {"text": "demo " * 30, "colour": "teal"}

@@ -53,17 +53,12 @@ def tracked_files() -> list[Path]:
 
 
 def sources() -> list[Path]:
-    """The Python files of the package, those of ``training/`` by their place in the tree."""
-    folders = (PACKAGE, ROOT / "training")
-    files = [path for folder in folders for path in folder.rglob("*.py")]
-    return sorted(path for path in files if PACKAGE / "training" not in path.parents)
+    """The Python files of the package and of ``tools``."""
+    return sorted(path for name in (PACKAGE, ROOT / "tools") for path in name.rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    if parts[0] == "training":
-        parts = ("dspy_diffusion_infill", *parts)
-    return ".".join(parts).removesuffix(".__init__")
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def walk(path: Path) -> Iterator[ast.AST]:
@@ -94,10 +89,13 @@ def test_the_command_line_starts_without_anything_heavy():
     assert loaded_by("import dspy_diffusion_infill.cli") - before == set()
 
 
-def test_torch_is_imported_by_denoisers_and_training_only():
+def test_torch_is_imported_where_models_run_only():
     for path in sources():
         name = module_name(path)
-        if re.match(r"dspy_diffusion_infill\.(denoisers|training)\b", name):
+        if re.match(
+            r"dspy_diffusion_infill\.(denoisers|training|scorers\.causal|reproduction\.mini)\b",
+            name,
+        ):
             continue
         for node in walk(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -136,40 +134,33 @@ def test_every_export_is_explained():
 
 
 def test_the_package_list_is_the_tree():
-    found = {module_name(path) for path in sources() if path.name == "__init__.py"}
+    found = {module_name(path) for path in PACKAGE.rglob("__init__.py")}
     listed = settings()["tool"]["setuptools"]["packages"]
     assert sorted(listed) == listed
     assert set(listed) == found
 
 
-def test_training_is_mapped_into_the_package_and_linked_for_tools():
-    assert settings()["tool"]["setuptools"]["package-dir"] == {
-        "dspy_diffusion_infill.training": "training"
-    }
+def test_training_at_the_top_is_a_link_into_the_package():
     entry = subprocess.run(
-        ["git", "ls-files", "--stage", "dspy_diffusion_infill/training"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        ["git", "ls-files", "--stage", "training"], cwd=ROOT, capture_output=True, text=True
     )
     if entry.returncode:
         pytest.skip("needs a git checkout")
     assert entry.stdout.startswith("120000 "), "the symbolic link must be committed as one"
-    assert os.readlink(PACKAGE / "training") == "../training"
+    assert os.readlink(ROOT / "training") == "dspy_diffusion_infill/training"
 
 
 def test_every_data_file_is_in_a_package_data_pattern():
     for path in tracked_files():
         parts = path.relative_to(ROOT).parts
-        if path.suffix == ".py" or parts[0] not in ("dspy_diffusion_infill", "training"):
+        if path.suffix == ".py" or parts[0] != "dspy_diffusion_infill":
             continue
         assert is_shipped(path), f"no package-data pattern of pyproject.toml takes {path}"
 
 
 def is_shipped(path: Path) -> bool:
     for package, patterns in settings()["tool"]["setuptools"]["package-data"].items():
-        mapped = settings()["tool"]["setuptools"]["package-dir"].get(package)
-        folder = ROOT / (mapped or package.replace(".", "/"))
+        folder = ROOT / package.replace(".", "/")
         if folder in path.parents and any(path in folder.glob(pattern) for pattern in patterns):
             return True
     return False
@@ -182,9 +173,8 @@ def test_an_installed_wheel_has_no_top_level_training(tmp_path):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dspy_diffusion_infill"}
     for path in tracked_files():
         parts = path.relative_to(ROOT).parts
-        if parts[0] in ("dspy_diffusion_infill", "training"):
-            inside = ("dspy_diffusion_infill", *parts) if parts[0] == "training" else parts
-            assert "/".join(inside) in names
+        if parts[0] == "dspy_diffusion_infill":
+            assert "/".join(parts) in names
 
 
 def wheel_names(folder: Path) -> set[str]:
@@ -196,7 +186,6 @@ def wheel_names(folder: Path) -> set[str]:
         copy = tree / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    os.symlink("../training", tree / "dspy_diffusion_infill/training")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(tree)]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -4,11 +4,11 @@ import dspy
 import pytest
 from doubles import WordDenoiser
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import CLOSE, OPEN, Slot, WorkedExample
 from dspy_diffusion_infill.denoisers import Sampling
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import Piece, Window
 
 TASK = "Read the text and name the colour that is meant"

@@ -11,11 +11,11 @@ from loopback import loopback
 from small_experiment import run_small, write_summeval
 from test_diffusion_infill import ROWS, answer_if_told_briefly, program
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import WorkedExample
-from dspy_diffusion_infill.evaluation.models import Models
 from dspy_diffusion_infill.infiller.proposals import copies_example
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.reproduction.models import Models
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 KEY = "sk-very-secret"
 SECRET = [

@@ -6,9 +6,9 @@ from doubles import WordDenoiser, rule_lm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch, is_same, labelled_fields
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 EQUAL = [
     ("The  Eiffel Tower!", "eiffel tower"),

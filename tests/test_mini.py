@@ -15,10 +15,10 @@ from torch import Generator
 
 from dspy_diffusion_infill.denoisers import Encoding, Infilled
 from dspy_diffusion_infill.errors import MissingDependencyError
-from dspy_diffusion_infill.training.mini import MiniRow, run_mini, teaching, world
-from dspy_diffusion_infill.training.mini.measures import draw_exam, measure
-from dspy_diffusion_infill.training.mini.recipe import SCALES, STAGES
-from dspy_diffusion_infill.training.mini.summary import (
+from dspy_diffusion_infill.reproduction.mini import MiniRow, run_mini, teaching, world
+from dspy_diffusion_infill.reproduction.mini.measures import draw_exam, measure
+from dspy_diffusion_infill.reproduction.mini.recipe import SCALES, STAGES
+from dspy_diffusion_infill.reproduction.mini.summary import (
     MEASURES,
     estimate,
     markdown,
@@ -398,7 +398,7 @@ def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monk
 def test_without_matplotlib_rows_and_table_are_kept_and_a_line_says_that_plots_are_not(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("dspy_diffusion_infill.training.mini.run.find_spec", lambda name: None)
+    monkeypatch.setattr("dspy_diffusion_infill.reproduction.mini.run.find_spec", lambda name: None)
     run_mini(
         seeds=1,
         output=tmp_path / "out",
@@ -413,7 +413,7 @@ def test_without_matplotlib_rows_and_table_are_kept_and_a_line_says_that_plots_a
 
 
 def test_without_matplotlib_and_without_json_it_says_so_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr("dspy_diffusion_infill.training.mini.run.find_spec", lambda name: None)
+    monkeypatch.setattr("dspy_diffusion_infill.reproduction.mini.run.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="plots need matplotlib"):
         run_mini(output=tmp_path / "out")
 

@@ -16,7 +16,7 @@ from dspy_diffusion_infill.denoisers import (
     ScoreRequest,
     load_denoiser,
 )
-from dspy_diffusion_infill.denoisers.adapter import Settings
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import Settings
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.training import perplexity
 from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from dspy_diffusion_infill.cli import training_commands
 from dspy_diffusion_infill.denoisers import ScoreRequest, load_denoiser
-from dspy_diffusion_infill.denoisers.adapter import Settings
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import Settings
 from dspy_diffusion_infill.errors import ContextTooLongError, DataError
 from dspy_diffusion_infill.training.causal_base import load_causal_base
 from dspy_diffusion_infill.training.probe import (

@@ -6,10 +6,10 @@ import pytest
 from doubles import WordDenoiser, rule_lm
 from tqdm.auto import tqdm
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.optimizer import progress
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.results import DetailedResults
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 TASK = "Read what the customer wrote and then tell us the colour that is meant"
 ROWS = [

@@ -4,7 +4,7 @@ import pytest
 from tiny_models import MASK, save_causal
 
 from dspy_diffusion_infill.denoisers import load_denoiser
-from dspy_diffusion_infill.denoisers.adapter import Settings
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import Settings
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity
 from dspy_diffusion_infill.training.evaluation import read_evaluation

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import CLOSE, OPEN
 from dspy_diffusion_infill.denoisers import Encoding
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.training.rows import (
     Group,
     Row,

@@ -12,7 +12,7 @@ import pytest
 
 from dspy_diffusion_infill.training.probe import read_probe_rows
 from dspy_diffusion_infill.training.rows import Group, with_worked_examples
-from dspy_diffusion_infill.training.worked_tasks import (
+from tools.worked_tasks.tasks import (
     COMPUTED,
     DATA,
     Task,

@@ -14,7 +14,6 @@ import dspy
 from dspy.signatures import make_signature
 from rich.console import Console
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate
@@ -26,6 +25,7 @@ from dspy_diffusion_infill.optimizer.validation import (
     Validator,
 )
 from dspy_diffusion_infill.report import print_report
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 NUM_TRAIN, NUM_VALID = 16, 32
 BUNDLED_TASK = "sentiment"
@@ -274,7 +274,7 @@ def _figures(
 def _lm(name: str | None) -> dspy.LM:
     if name is not None:
         return dspy.LM(name)
-    from dspy_diffusion_infill.embedded import embedded_lm
+    from dspy_diffusion_infill.lms.embedded import embedded_lm
 
     # It rambles at first: that answers are cut at 32 tokens is no news here.
     logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)

@@ -9,8 +9,8 @@ import typer
 from dspy_diffusion_infill.cli.json_files import make_folder
 
 if TYPE_CHECKING:
-    from dspy_diffusion_infill.evaluation.experiment import Scale
-    from dspy_diffusion_infill.evaluation.tables import Table
+    from dspy_diffusion_infill.reproduction.experiment import Scale
+    from dspy_diffusion_infill.reproduction.tables import Table
 
 STOPPED = 130  # the shell's code for an interrupted command
 
@@ -54,7 +54,7 @@ def reproduce_command(
     if json_path is not None:
         make_folder(json_path)
     if table == "mini":
-        from dspy_diffusion_infill.training.mini import run_mini
+        from dspy_diffusion_infill.reproduction.mini import run_mini
 
         run_mini(
             seeds=seeds,
@@ -113,8 +113,8 @@ def reproduce(
         KeyboardInterrupt: Ctrl-C or SIGTERM; what was answered is kept.
     """
     from dspy_diffusion_infill.cli.evaluation_tools import make_tools
-    from dspy_diffusion_infill.evaluation import experiment_files as files
-    from dspy_diffusion_infill.evaluation.reproduction import run_experiment
+    from dspy_diffusion_infill.reproduction import experiment_files as files
+    from dspy_diffusion_infill.reproduction.reproduce import run_experiment
 
     experiments = files.load_experiments(table, scale=scale)
     specs = files.with_checkpoints(files.load_models(experiments[0].scale), checkpoints)

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dspy_diffusion_infill.denoisers import Denoiser
-from dspy_diffusion_infill.evaluation.experiment import SearchSpec
-from dspy_diffusion_infill.evaluation.perplexity import GoldPerplexity
-from dspy_diffusion_infill.evaluation.prompt_search import apply_instructions, instructions_of
-from dspy_diffusion_infill.evaluation.reproduction import Tools
-from dspy_diffusion_infill.evaluation.runner import Cell
-from dspy_diffusion_infill.evaluation.tasks import Task
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.results import DetailedResults
+from dspy_diffusion_infill.reproduction.experiment import SearchSpec
+from dspy_diffusion_infill.reproduction.perplexity import GoldPerplexity
+from dspy_diffusion_infill.reproduction.prompt_search import apply_instructions, instructions_of
+from dspy_diffusion_infill.reproduction.reproduce import Tools
+from dspy_diffusion_infill.reproduction.runner import Cell
+from dspy_diffusion_infill.reproduction.tasks import Task
 from dspy_diffusion_infill.training import perplexity
 from dspy_diffusion_infill.windows import Prefix, take_marks
 

@@ -57,7 +57,7 @@ def load_denoiser(
         DenoiserMemoryError: the weights do not fit the device.
         ValueError: an option has none of its values, or a folder is asked for a revision.
     """
-    from dspy_diffusion_infill.denoisers.loading import load
+    from dspy_diffusion_infill.denoisers.checkpoints.loading import load
 
     return load(
         name_or_path, device=device, dtype=dtype, revision=revision, quantization=quantization

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
+from dspy_diffusion_infill.denoisers.checkpoints.placement import settle_kernels
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
-from dspy_diffusion_infill.denoisers.placement import settle_kernels
 from dspy_diffusion_infill.errors import DenoiserMemoryError
 
 GPU_TOKENS_PER_BATCH = 16384

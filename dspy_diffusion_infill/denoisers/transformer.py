@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dspy_diffusion_infill.denoisers.checkpoint import Checkpoint
-from dspy_diffusion_infill.denoisers.filling import Choices, Filling
+from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
+from dspy_diffusion_infill.denoisers.checkpoints.saving import save_checkpoint
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
+from dspy_diffusion_infill.denoisers.infill_state import Choices, Filling
 from dspy_diffusion_infill.denoisers.protocol import (
     Encoding,
     Infilled,
@@ -19,7 +20,6 @@ from dspy_diffusion_infill.denoisers.protocol import (
     Sampling,
     ScoreRequest,
 )
-from dspy_diffusion_infill.denoisers.saving import save_checkpoint
 from dspy_diffusion_infill.errors import ContextTooLongError
 
 

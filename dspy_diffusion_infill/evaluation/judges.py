@@ -8,9 +8,9 @@ from typing import Any, Literal
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.evaluation.templates import JudgeTemplate, judge_template, read_prompt
 from dspy_diffusion_infill.evaluation.verdicts import Verdict, read_verdict
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 PrometheusVersion = Literal[1, 2]
 

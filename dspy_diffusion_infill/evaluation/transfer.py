@@ -2,10 +2,8 @@
 
 import inspect
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,10 +11,9 @@ from typing import Any, cast
 import dspy
 
 from dspy_diffusion_infill.evaluation.statistics import Comparison, compare_means
+from dspy_diffusion_infill.runs import Score, as_float, evaluate
 
 logger = logging.getLogger(__name__)
-
-Score = Callable[[dspy.Example, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ def _as_score(metric: Callable[..., Any]) -> Score:
             continue
         except ValueError:  # some callables written in C have no signature
             pass
-        return lambda example, prediction: metric(example, prediction, *trace)
+        return lambda example, prediction: as_float(metric(example, prediction, *trace))
     raise TypeError(
         "metric must be callable as metric(example, prediction, trace=None), got "
         f"{getattr(metric, '__name__', type(metric).__name__)}{inspect.signature(metric)}"
@@ -149,66 +146,19 @@ def _measure(
     failure_score: float,
 ) -> tuple[tuple[float, ...], int]:
     """Scores in order, and how many examples raised."""
-    runs = _Runs(program, evalset, score, failure_score)
-    evaluate = dspy.Evaluate(
-        devset=[dspy.Example(number=k).with_inputs("number") for k in range(len(evalset))],
-        metric=lambda example, run: run.score,
-        num_threads=num_threads,
-        display_progress=False,
-    )
     with _bound_to(program, lm), dspy.context(lm=lm):
-        results = evaluate(runs).results  # pyright: ignore[reportArgumentType] - any callable will do
-    failures = [run.error for _, run, _ in results if run.error is not None]
-    if failures:
-        last = f"{type(failures[-1]).__name__}: {failures[-1]}".partition("\n")[0][:120]
-        logger.warning("%s: %d of %d raised, one with %s", name, len(failures), len(results), last)
-    return tuple(float(value) for *_, value in results), len(failures)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One example's outcome."""
-
-    score: float
-    error: Exception | None = None
-
-
-class _Runs:
-    """Runs and scores the examples by their number, each once.
-
-    ``dspy.Evaluate`` sends an example again that has taken two minutes: the second call waits for
-    the first one's outcome, so that nothing is paid for or counted twice.
-    """
-
-    def __init__(
-        self,
-        program: dspy.Module,
-        evalset: Sequence[dspy.Example],
-        score: Score,
-        failure_score: float,
-    ) -> None:
-        self._program, self._evalset, self._score = program, evalset, score
-        self._failure_score = failure_score
-        self._lock = threading.Lock()
-        self._ended: dict[int, Future[_Run]] = {}
-
-    def __call__(self, number: int) -> _Run:
-        with self._lock:
-            is_first = number not in self._ended
-            ended = self._ended.setdefault(number, Future())
-        if is_first:
-            try:
-                ended.set_result(self._run(self._evalset[number]))
-            except BaseException as error:  # Ctrl-C: who waits must not wait for ever
-                ended.set_exception(error)
-        return ended.result()
-
-    def _run(self, example: dspy.Example) -> _Run:
-        try:
-            value = self._score(example, self._program(**example.inputs()))
-            return _Run(float(value.score if isinstance(value, dspy.Prediction) else value))
-        except Exception as error:
-            return _Run(self._failure_score, error)
+        found = evaluate(
+            program, evalset, score, num_threads=num_threads, failure_score=failure_score
+        )
+    if found.failures:
+        logger.warning(
+            "%s: %d of %d raised, one with %s",
+            name,
+            found.num_failures,
+            len(evalset),
+            found.failures[-1],
+        )
+    return found.scores, found.num_failures
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.signatures import signature_of
+from dspy_diffusion_infill.programs import signature_of
 
 
 def check_student(student: Any, *, has_lm: bool = False) -> None:

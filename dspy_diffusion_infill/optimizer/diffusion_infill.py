@@ -11,22 +11,23 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.scoring import ResponseScorer, default_scorer
 from dspy_diffusion_infill.optimizer import checks
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch, labelled_fields
-from dspy_diffusion_infill.optimizer.programs import (
-    bound_to,
-    chosen_predictors,
-    give_back_lms,
-)
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search, SearchOptions
 from dspy_diffusion_infill.optimizer.setup import Setup
 from dspy_diffusion_infill.optimizer.validation import TooManyFailuresError, Validator
+from dspy_diffusion_infill.programs import (
+    bound_to,
+    chosen_predictors,
+    give_back_lms,
+)
 from dspy_diffusion_infill.protection import Protect
+from dspy_diffusion_infill.scorers.default import default_scorer
+from dspy_diffusion_infill.scorers.protocol import ResponseScorer
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
 
 logger = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
-from dspy_diffusion_infill.infiller.scoring import DenoiserScorer
 from dspy_diffusion_infill.optimizer.search import Search, Target
+from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
 
 _CHARS_PER_TOKEN = 4  # English text under the usual tokenizers
 

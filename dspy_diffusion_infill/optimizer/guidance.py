@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, ever_smaller, render_messages
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.proposals import find_labels
-from dspy_diffusion_infill.infiller.scoring import BoundedScorer, ResponseScorer, ScoredPair
+from dspy_diffusion_infill.scorers.protocol import BoundedScorer, ResponseScorer, ScoredPair
 
 logger = logging.getLogger(__name__)
 

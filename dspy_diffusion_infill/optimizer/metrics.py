@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 from dspy.evaluate.metrics import normalize_text
 
-from dspy_diffusion_infill.signatures import signature_of
+from dspy_diffusion_infill.programs import signature_of
 
 # "1,250.50", "-3", "+.5", "2e-3"; and the end of a sentence after it.
 _NUMBER = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d{1,3})?)[.!]?", re.I)

@@ -11,18 +11,19 @@ import dspy
 
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.identity import identity_of, key_of
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
+from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, loses_a_label
-from dspy_diffusion_infill.optimizer.identity import identity_of
-from dspy_diffusion_infill.optimizer.journal import (
-    Journal,
+from dspy_diffusion_infill.optimizer.results import Trial
+from dspy_diffusion_infill.optimizer.validation import (
+    Evaluation,
+    Validator,
     evaluation_from_json,
     evaluation_to_json,
 )
-from dspy_diffusion_infill.optimizer.programs import with_instructions
-from dspy_diffusion_infill.optimizer.results import Trial
-from dspy_diffusion_infill.optimizer.validation import Evaluation, Validator
+from dspy_diffusion_infill.programs import with_instructions
 from dspy_diffusion_infill.protection import Protect, protected_spans
 from dspy_diffusion_infill.windows import Masking, Window
 
@@ -217,13 +218,13 @@ class Search:
         """From the journal where it has them, else from the denoiser."""
         pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
         key = ("proposals", target.slot.name, target.text, pieces, sweep)
-        if (known := self.journal.get(*key)) is None:
+        if (known := self.journal.get(key_of(*key))) is None:
             seed = random.Random(f"{self.options.seed}/{key}").randrange(2**31)
             made = self.infiller.propose(
                 target.slot, target.text, window, num=self.options.num_proposals, seed=seed
             )
             known = [[list(p.fills), p.confidence] for p in made]
-            self.journal.put(known, *key)
+            self.journal.put(key_of(*key), known, about=key[0])
         return [
             Proposal(
                 target.slot.name,
@@ -259,12 +260,18 @@ class Search:
         assert self.guide is not None
         keys = [("likelihood", target.slot.name, text) for text in texts]
         new = [
-            text for text, key in zip(texts, keys, strict=True) if self.journal.get(*key) is None
+            text
+            for text, key in zip(texts, keys, strict=True)
+            if self.journal.get(key_of(*key)) is None
         ]
         scored = self.guide.log_likelihoods(target.slot, new) if new else []
         for text, log_likelihoods in zip(new, scored, strict=True):
-            self.journal.put(list(log_likelihoods), "likelihood", target.slot.name, text)
-        return [tuple(self.journal.get(*key) or ()) for key in keys]
+            self.journal.put(
+                key_of("likelihood", target.slot.name, text),
+                list(log_likelihoods),
+                about="likelihood",
+            )
+        return [tuple(self.journal.get(key_of(*key)) or ()) for key in keys]
 
     def _validate(self, target: Target, proposal: Proposal) -> Evaluation | None:
         """Evaluates the best program with this proposal in it; None where no budget is left."""
@@ -272,12 +279,12 @@ class Search:
             return None
         changes = {**self.instructions(), target.slot.name: proposal.instructions}
         key = ("trial", changes)
-        if (known := self.journal.get(*key)) is not None:
+        if (known := self.journal.get(key_of(*key))) is not None:
             evaluation = evaluation_from_json(known)
             self.validator.replay(evaluation)
             return evaluation
         evaluation = self.validator.evaluate(with_instructions(self.student, changes), self.valset)
-        self.journal.put(evaluation_to_json(evaluation), *key)
+        self.journal.put(key_of(*key), evaluation_to_json(evaluation), about=key[0])
         return evaluation
 
 

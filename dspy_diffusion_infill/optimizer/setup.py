@@ -11,28 +11,19 @@ from typing import Any
 import dspy
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
-from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import ProposalFilter
-from dspy_diffusion_infill.optimizer.guidance import Guide, labels_of
-from dspy_diffusion_infill.optimizer.identity import (
+from dspy_diffusion_infill.identity import (
     identity_of,
     identity_of_data,
     identity_of_lms,
     identity_of_program,
 )
-from dspy_diffusion_infill.optimizer.journal import (
-    Journal,
-    evaluation_from_json,
-    evaluation_to_json,
-)
-from dspy_diffusion_infill.optimizer.programs import (
-    copy_program,
-    instructions_of,
-    with_instructions,
-)
+from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.infiller.proposals import ProposalFilter
+from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.optimizer.guidance import Guide, labels_of
 from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
 from dspy_diffusion_infill.optimizer.search import Search, SearchOptions, Target
-from dspy_diffusion_infill.optimizer.slots import (
+from dspy_diffusion_infill.optimizer.traces import (
     Worked,
     make_slots,
     needs_traces,
@@ -40,7 +31,17 @@ from dspy_diffusion_infill.optimizer.slots import (
     worked_from_json,
     worked_to_json,
 )
-from dspy_diffusion_infill.optimizer.validation import Evaluation, Validator
+from dspy_diffusion_infill.optimizer.validation import (
+    Evaluation,
+    Validator,
+    evaluation_from_json,
+    evaluation_to_json,
+)
+from dspy_diffusion_infill.programs import (
+    copy_program,
+    instructions_of,
+    with_instructions,
+)
 from dspy_diffusion_infill.protection import generated_text
 from dspy_diffusion_infill.windows import take_marks
 
@@ -87,7 +88,8 @@ class Setup:
         texts = {name: take_marks(text)[0] for name, text in instructions_of(self.student).items()}
         self.base = with_instructions(self.student, texts)
         self.passes_before = self.infiller.denoiser.num_passes
-        self.journal = Journal(self.log_dir, self._identity())
+        path = None if self.log_dir is None else Path(self.log_dir) / "journal.jsonl"
+        self.journal = Journal(path, identity=self._identity())
 
     def _identity(self) -> dict[str, Any]:
         """What makes two searches the same; a journal of another one is refused."""
@@ -151,7 +153,7 @@ class Setup:
         names = {id(predictor): name for name, predictor in runner.named_predictors()}
         worked = work_examples(self.base, self.names, self.trainset, traced, names)
         if (plain := worked_to_json(worked, self.trainset)) is not None:
-            self.journal.put(plain, "worked examples")
+            self.journal.put("worked examples", plain, about="worked examples")
         return FirstEvaluations(self.baseline, worked, is_traced=True)
 
     def _evaluate(
@@ -164,7 +166,7 @@ class Setup:
             self.validator.replay(evaluation)
             return evaluation
         evaluation = self.validator.evaluate(program, examples)
-        self.journal.put(evaluation_to_json(evaluation), key)
+        self.journal.put(key, evaluation_to_json(evaluation), about=key)
         return evaluation
 
     def _labelled(self) -> Worked:

@@ -39,13 +39,13 @@ from typing import Any
 import dspy
 import torch
 
-from dspy_diffusion_infill.adapters import TemplateAdapter
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, load_denoiser
-from dspy_diffusion_infill.denoisers.filling import Choices, Filling
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
+from dspy_diffusion_infill.denoisers.infill_state import Choices, Filling
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import SlidingWindow, Window
 
 KINDS = ("plain", "ours", "cached")

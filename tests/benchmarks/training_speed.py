@@ -37,8 +37,9 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, TrainerCallback
 
-from dspy_diffusion_infill.denoisers import Encoding, smollm2
-from dspy_diffusion_infill.denoisers.tokenizer import load_tokenizer
+from dspy_diffusion_infill.denoisers import Encoding
+from dspy_diffusion_infill.denoisers.checkpoints import smollm2
+from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import load_tokenizer
 from dspy_diffusion_infill.training.dataset import Collator, MaskedSequence, MaskedSequences
 from dspy_diffusion_infill.training.masking import draw_mask
 from dspy_diffusion_infill.training.mixture import Mixture, Pool
@@ -47,7 +48,7 @@ from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import load_recipe
 from dspy_diffusion_infill.training.rows import TextCoder, with_worked_examples
 from dspy_diffusion_infill.training.run import build_trainer, plan_stage
-from dspy_diffusion_infill.training.worked_tasks import load_tasks, worked_groups
+from tools.worked_tasks.tasks import load_tasks, worked_groups
 
 KINDS = ("plain", "same batches", "ours")
 STAGE = 1  # of the recipe: full-sequence and window masking

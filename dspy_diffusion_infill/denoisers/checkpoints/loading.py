@@ -1,0 +1,84 @@
+"""From a name to a denoiser."""
+
+import logging
+import os
+
+import torch
+
+from dspy_diffusion_infill.denoisers.checkpoints import hub
+from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
+from dspy_diffusion_infill.denoisers.checkpoints.hub import Source
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, open_adapted
+from dspy_diffusion_infill.denoisers.checkpoints.placement import Options
+from dspy_diffusion_infill.denoisers.checkpoints.published import (
+    FAMILIES,
+    open_published,
+    read_config,
+)
+from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
+from dspy_diffusion_infill.errors import NotMaskedDiffusionError
+
+logger = logging.getLogger(__name__)
+
+MODEL_VARIABLE = "DSPY_INFILL_MODEL"
+GPU_DEFAULT = "llada-fs-ro"
+_GPU_ROOM_GIB = {None: 20, "8bit": 12, "4bit": 9}
+"""Free GPU memory with which an 8B model and its activations fit, by quantization."""
+
+
+def load(
+    name_or_path: str | None,
+    *,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    quantization: str | None,
+) -> TransformerDenoiser:
+    """See ``denoisers.load_denoiser``."""
+    options = Options(device=device, dtype=dtype, quantization=quantization)
+    options.place()  # what cannot be is refused before anything is downloaded
+    name, reason = (name_or_path, "as asked") if name_or_path else _default(options)
+    source = hub.find(name, revision)
+    checkpoint = _open(source, options)
+    precision = quantization or str(checkpoint.model.dtype).removeprefix("torch.")
+    denoiser = TransformerDenoiser(checkpoint, name=f"{source.label}:{precision}")
+    logger.info("denoiser %s on %s (%s)", denoiser.name, checkpoint.model.device, reason)
+    return denoiser
+
+
+def _open(source: Source, options: Options) -> Checkpoint:
+    """Looks what the checkpoint is before its weights are fetched."""
+    if (source.folder / SETTINGS_FILE).is_file():
+        hub.fetch_weights(source)
+        return open_adapted(source.folder, options)
+    model_type = read_config(source.folder).get("model_type")
+    if model_type not in FAMILIES:
+        raise NotMaskedDiffusionError(
+            f"{source.label} has model_type={model_type!r}, which is no masked diffusion LM; known "
+            f"are {', '.join(FAMILIES)}. A causal LM becomes one by an adapter that was taught to "
+            f"fill masks, with a {SETTINGS_FILE} beside it"
+        )
+    hub.fetch_weights(source)
+    return open_published(source.folder, FAMILIES[model_type], options.place())
+
+
+def _default(options: Options) -> tuple[str, str]:
+    """(name, reason) where none is given."""
+    if name := os.environ.get(MODEL_VARIABLE):
+        return name, f"{MODEL_VARIABLE} is set"
+    needed = _GPU_ROOM_GIB.get(options.quantization, 20)
+    free = _usable_gpu_gib() if options.device != "cpu" else 0.0
+    if free >= needed:
+        return GPU_DEFAULT, f"a GPU has {free:.0f} GiB free"
+    return hub.EMBEDDED, f"no GPU with {needed} GiB free"
+
+
+def _usable_gpu_gib() -> float:
+    """Of the GPU that has the most: what is free, and what torch keeps of tensors that are gone."""
+    usable = [
+        torch.cuda.mem_get_info(k)[0]
+        + torch.cuda.memory_reserved(k)
+        - torch.cuda.memory_allocated(k)
+        for k in range(torch.cuda.device_count())
+    ]
+    return max(usable, default=0) / 2**30

@@ -1,0 +1,211 @@
+"""The table of an experiment: our figures with the paper's beside them."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dspy_diffusion_infill.evaluation.statistics import Spread, spread
+from dspy_diffusion_infill.reproduction.experiment import Condition, Experiment, PaperFigure
+from dspy_diffusion_infill.reproduction.footers import count_remarks
+from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY, GoldPerplexity
+from dspy_diffusion_infill.reproduction.runner import CellResult
+from dspy_diffusion_infill.reproduction.tasks import Task
+
+HEADINGS = {
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "kendall": "Kendall τ-b",
+    "em": "Exact match (%)",
+    "em_strict": "Exact match, strict (%)",
+    "tokens": "Prompt tokens",
+    "recall": "Recall",
+    "f1": "F1",
+    "label_accuracy": "Label accuracy",
+    "perplexity": "Perplexity",
+}
+_DIGITS = {"em": 1, "em_strict": 1, "tokens": 1, "perplexity": 2}
+_NOTHING = "\u2013"
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A condition over all seeds.
+
+    Attributes:
+        condition: which.
+        ours: each measure over the seeds.
+        num_rows: rows measured, over all seeds.
+        num_failed: rows whose call failed, over all seeds.
+        num_too_long: rows that did not fit the model's context, over all seeds.
+        perplexity_error: standard error of the mean perplexity, from its draws of masks; None
+            where there is none.
+        model: what was measured: the model's real name.
+    """
+
+    condition: Condition
+    ours: Mapping[str, Spread]
+    num_rows: int
+    num_failed: int
+    num_too_long: int
+    perplexity_error: float | None
+    model: str
+
+    def standard_error(self, measure: str) -> float | None:
+        """That of a figure which is an estimate by itself: perplexity."""
+        return self.perplexity_error if measure == PERPLEXITY else None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A finished experiment.
+
+    Attributes:
+        experiment: which.
+        rows: a condition each.
+        notes: the footer, a paragraph each.
+    """
+
+    experiment: Experiment
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """Heading, caution, table, footer."""
+        measures = self.experiment.measures
+        heads = [*self.experiment.columns]
+        for measure in measures:
+            heads += [HEADINGS[measure], "paper"]
+        heads.append("measured on")
+        lines = [heads, ["---"] * len(heads)]
+        for row in self.rows:
+            cells = [row.condition.label.get(name, "") for name in self.experiment.columns]
+            for measure in measures:
+                error = row.standard_error(measure)
+                cells += [
+                    ours_text(measure, row.ours[measure], self._num_runs, standard_error=error),
+                    paper_text(measure, row.condition.paper.get(measure)),
+                ]
+            lines.append([*cells, row.model])
+        text = "\n".join(_line(line) for line in lines)
+        caution = [f"> **{self.experiment.caution}**"] if self.experiment.caution else []
+        footer = "\n".join(f"- {note}" for note in self.notes)
+        return "\n\n".join([f"# {self.experiment.title}", *caution, text, footer]) + "\n"
+
+    def csv(self) -> str:
+        """One line a condition; undefined figures are empty."""
+        out = io.StringIO()
+        heads = [*self.experiment.columns]
+        for measure in self.experiment.measures:
+            heads += [f"{measure}{suffix}" for suffix in ("", "_std", "_runs")]
+            heads += [f"{measure}_se"] if measure == PERPLEXITY else []
+            heads += [f"paper_{measure}", f"paper_{measure}_std"]
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([*heads, "rows", "failed", "too_long", "measured_on"])
+        for row in self.rows:
+            cells: list[object] = [row.condition.label.get(n, "") for n in self.experiment.columns]
+            for measure in self.experiment.measures:
+                ours, paper = row.ours[measure], row.condition.paper.get(measure)
+                cells += [ours.mean, ours.std, ours.num_runs]
+                cells += [row.standard_error(measure)] if measure == PERPLEXITY else []
+                cells += [paper and paper.mean, paper and paper.std]
+            writer.writerow([*cells, row.num_rows, row.num_failed, row.num_too_long, row.model])
+        return out.getvalue()
+
+    @property
+    def _num_runs(self) -> int:
+        return len(self.experiment.seeds)
+
+
+def make_table(
+    experiment: Experiment,
+    task: Task,
+    results: Sequence[CellResult],
+    *,
+    models: Mapping[str, str],
+    notes: Sequence[str],
+) -> Table:
+    """Joins the seeds of each condition.
+
+    Args:
+        experiment: what was run.
+        task: says what to remark.
+        results: every cell's.
+        models: the real name of each model.
+        notes: put at the end of the footer.
+    """
+    rows = tuple(
+        _row(experiment, condition, _of(condition, results), models[condition.model])
+        for condition in experiment.conditions
+    )
+    measured = [row for result in results for row in result.rows]
+    undefined = sum(s.num_runs < len(experiment.seeds) for row in rows for s in row.ours.values())
+    footer = [
+        f"Runs: {len(experiment.seeds)} (seeds {', '.join(map(str, experiment.seeds))}); ± is the "
+        f"standard deviation over runs. {_NOTHING} is a figure that is not defined (constant or "
+        f"missing scores) or not in the paper; {undefined} of ours lack a run or more.",
+        *(task.remarks(measured) if measured else []),
+        *count_remarks(results),
+        *notes,
+    ]
+    return Table(experiment, rows, tuple(footer))
+
+
+def _of(condition: Condition, results: Sequence[CellResult]) -> list[CellResult]:
+    return [result for result in results if result.cell.condition is condition]
+
+
+def _row(
+    experiment: Experiment, condition: Condition, results: Sequence[CellResult], model: str
+) -> TableRow:
+    """A condition's seeds joined."""
+    return TableRow(
+        condition=condition,
+        ours={
+            measure: spread([result.figures.get(measure) for result in results])
+            for measure in experiment.measures
+        },
+        num_rows=sum(len(result.rows) for result in results),
+        num_failed=sum(result.num_failed for result in results),
+        num_too_long=sum(result.num_too_long for result in results),
+        perplexity_error=_error_of_mean([result.perplexity for result in results]),
+        model=model,
+    )
+
+
+def _error_of_mean(found: Sequence[GoldPerplexity | None]) -> float | None:
+    """The standard error of the runs' mean perplexity; their draws are independent."""
+    errors = [one.standard_error for one in found if one is not None]
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / len(known) if known else None
+
+
+def ours_text(
+    measure: str, figure: Spread, num_runs: int, *, standard_error: float | None = None
+) -> str:
+    """``0.535 ± 0.007``, ``4.50 ± 0.71 (SE 0.05)``.
+
+    Where it is defined in fewer runs than ``num_runs``, in how many.
+    """
+    if figure.mean is None:
+        return _NOTHING
+    digits = _DIGITS.get(measure, 3)
+    error = "" if standard_error is None else f" (SE {standard_error:.{digits}f})"
+    missing = figure.num_runs < num_runs
+    runs = f" ({figure.num_runs} of {num_runs} runs)" if missing else ""
+    return _number(measure, figure.mean, figure.std) + error + runs
+
+
+def paper_text(measure: str, figure: PaperFigure | None) -> str:
+    """The paper's figure, written as ours."""
+    return _NOTHING if figure is None else _number(measure, figure.mean, figure.std)
+
+
+def _number(measure: str, mean: float, std: float | None) -> str:
+    digits = _DIGITS.get(measure, 3)
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

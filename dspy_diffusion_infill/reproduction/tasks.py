@@ -1,0 +1,374 @@
+"""The three kinds of task behind the tables: judging, GSM8K and HoVer.
+
+A task knows its program, what is measured on one row, and what figures a set of rows gives. Rows
+are plain dicts that JSON can hold, since they go through the run's journal.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, cast
+
+import dspy
+from dspy.signatures.signature import make_signature
+from dspy.utils.exceptions import AdapterParseError
+
+from dspy_diffusion_infill.evaluation.agreement import agreement
+from dspy_diffusion_infill.evaluation.examples import FEEDBACK_FIELDS, as_feedback
+from dspy_diffusion_infill.evaluation.gsm8k import exact_match, gsm8k_answer
+from dspy_diffusion_infill.evaluation.hover import (
+    PAGES_PER_HOP,
+    HoverProgram,
+    hover_f1,
+    hover_metric,
+    hover_recall,
+)
+from dspy_diffusion_infill.evaluation.judges import (
+    ClosenessMetric,
+    Judge,
+    JudgeCounts,
+    total_counts,
+)
+from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
+from dspy_diffusion_infill.reproduction.experiment import JudgeSpec, ModelSpec
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
+
+RowResult = dict[str, Any]
+Figures = dict[str, float | None]
+CountTokens = Callable[[str], int]
+
+
+class Task(Protocol):
+    """What is asked, and what is measured."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results depend on besides model, prompt and row: a part of the journals' keys."""
+        ...
+
+    @property
+    def num_calls(self) -> int:
+        """LM calls that one row takes at most."""
+        ...
+
+    @property
+    def context_chars(self) -> int:
+        """Characters of a prompt, about, that are neither instructions nor the row's."""
+        ...
+
+    def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> dspy.Module:
+        """The program of a prompt template as the model needs it, not yet bound to its LM."""
+        ...
+
+    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
+        """The adapter that the program's prompts are rendered with; None is the model's."""
+        ...
+
+    def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
+        """The example with the inputs and the gold response of the template."""
+        ...
+
+    def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        """What prompts are searched with, in [0, 1]; higher is better."""
+        ...
+
+    def feedback(self, example: dspy.Example, prediction: Any) -> str:
+        """What is to be said about a prediction, for optimizers that read."""
+        ...
+
+    def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
+        """What one row leaves behind."""
+        ...
+
+    def figures(self, rows: Sequence[RowResult]) -> Figures:
+        """The measures over rows."""
+        ...
+
+    def remarks(self, rows: Sequence[RowResult]) -> list[str]:
+        """Counts for the table's footer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTask:
+    """SummEval and BiGGen-Bench: a judge's scores against human ones.
+
+    Attributes:
+        spec: how judges are asked.
+    """
+
+    spec: JudgeSpec
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """How judges are asked."""
+        return {"task": "judge", **asdict(self.spec)}
+
+    @property
+    def num_calls(self) -> int:
+        """All runs with all of their retries."""
+        return self.spec.runs * (self.spec.retries + 1)
+
+    @property
+    def context_chars(self) -> int:
+        """None."""
+        return 0
+
+    def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> Judge:
+        """A judge."""
+        spec = self.spec
+        return Judge(
+            template,
+            runs=spec.runs,
+            retries=spec.retries,
+            temperature=spec.temperature,
+            seed=seed,
+            seeded=model.is_local,
+            system=read_prompt(model.system) if model.system else None,
+        )
+
+    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
+        """The judge's own."""
+        return program.adapter if isinstance(program, Judge) else None
+
+    def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
+        """SummEval rows for the Judge templates are put into Feedback Collection's fields."""
+        prompt = judge_template(template)
+        if set(prompt.fields) <= set(FEEDBACK_FIELDS) and "source" in example:
+            example = as_feedback(example)
+        gold = prompt.gold_verdict(example.score)
+        return dspy.Example(example, verdict=gold).with_inputs(*prompt.fields)
+
+    def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        """Closeness to the human score; 0 for an unreadable verdict."""
+        return ClosenessMetric()(example, prediction)
+
+    def feedback(self, example: dspy.Example, prediction: Any) -> str:
+        """The human score beside the judge's."""
+        if prediction.score is None:
+            return f"No score could be read. It must end like this: {example.verdict}"
+        return f"The judge gave {prediction.score:g}, humans gave {example.score:g}."
+
+    def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
+        """Score, human score, counts, and the last completion."""
+        counts: JudgeCounts = prediction.counts
+        return {
+            "score": prediction.score,
+            "human": example.score,
+            "article": example.doc_id,
+            "system": example.system_id,
+            "verdict": prediction.verdict,
+            "runs": counts.runs,
+            "read": counts.read,
+            "retries": counts.retries,
+            "problems": dict(counts.problems),
+        }
+
+    def figures(self, rows: Sequence[RowResult]) -> Figures:
+        """Sample-level coefficients, as in the paper's tables."""
+        found = agreement([row["score"] for row in rows], [row["human"] for row in rows])
+        return {"pearson": found.pearson, "spearman": found.spearman, "kendall": found.kendall}
+
+    def remarks(self, rows: Sequence[RowResult]) -> list[str]:
+        """Verdicts asked for, read, and unreadable by reason."""
+        total = total_counts(
+            [
+                JudgeCounts(
+                    row["runs"], row["read"], row["retries"], tuple(row["problems"].items())
+                )
+                for row in rows
+            ]
+        )
+        reasons = ", ".join(f"{reason} {count}" for reason, count in total.problems)
+        return [
+            f"Verdicts: {total.runs} asked for, {total.read} read, {total.unreadable} unreadable "
+            f"and not scored, {total.retries} retries; unreadable answers: {reasons or 'none'}."
+        ]
+
+
+class GsmProgram(dspy.Module):
+    """Answers a question in the form "Q: … A: …"."""
+
+    def __init__(self, template: str) -> None:
+        super().__init__()
+        self.adapter = TemplateAdapter()
+        self.solve = dspy.Predict(make_signature("question -> answer", read_prompt(template)))
+
+    def forward(self, question: str) -> dspy.Prediction:
+        """One answer.
+
+        Returns:
+            ``answer``: the whole completion, empty where the LM gave none; ``prompt``: what was
+            sent.
+        """
+        signature = cast("type[dspy.Signature]", self.solve.signature)
+        demos = [dict(demo) for demo in self.solve.demos]
+        messages = self.adapter.format(signature, demos, {"question": question})
+        prompt = "\n".join(message["content"] for message in messages)
+        with dspy.context(adapter=self.adapter):
+            try:
+                answer = self.solve(question=question).answer
+            except AdapterParseError:
+                answer = ""
+        return dspy.Prediction(answer=answer, prompt=prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Gsm8kTask:
+    """GSM8K: exact match of the last number, and how long the prompts are."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Nothing but the task."""
+        return {"task": "gsm8k"}
+
+    @property
+    def num_calls(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def context_chars(self) -> int:
+        """None."""
+        return 0
+
+    def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> GsmProgram:
+        """The question as it stands."""
+        return GsmProgram(template)
+
+    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
+        """Plain templates."""
+        return program.adapter if isinstance(program, GsmProgram) else None
+
+    def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
+        """As it is."""
+        return example
+
+    def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        """Exact match, by the flexible rule."""
+        return exact_match(example, prediction)
+
+    def feedback(self, example: dspy.Example, prediction: Any) -> str:
+        """The right answer."""
+        return f"The right answer is {example.number}."
+
+    def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
+        """Exact match by both rules; the answer."""
+        answer = prediction.answer or ""
+        return {
+            "flexible": exact_match(example, prediction),
+            "strict": exact_match(example, prediction, rule="strict"),
+            "has_number": gsm8k_answer(answer, rule="flexible") is not None,
+            "tokens": count_tokens(prediction.prompt),
+            "answer": answer,
+        }
+
+    def figures(self, rows: Sequence[RowResult]) -> Figures:
+        """Exact match in per cent; ``tokens`` is the mean length of a prompt."""
+        return {
+            "em": _mean(rows, "flexible", times=100),
+            "em_strict": _mean(rows, "strict", times=100),
+            "tokens": _mean(rows, "tokens"),
+        }
+
+    def remarks(self, rows: Sequence[RowResult]) -> list[str]:
+        """Answers without a number."""
+        missing = sum(not row["has_number"] for row in rows)
+        return [f"Answers: {len(rows)}, of which {missing} hold no number and count as wrong."]
+
+
+@dataclass(frozen=True, slots=True)
+class HoverTask:
+    """HoVer: retrieval and label over three hops.
+
+    Attributes:
+        index: where to search.
+        num_pages: pages a hop.
+    """
+
+    index: Bm25Index
+    num_pages: int = PAGES_PER_HOP
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The corpus, and how much of it is shown."""
+        corpus = self.index.fingerprint
+        return {"task": "hover", "corpus": corpus, "pages_per_hop": self.num_pages}
+
+    @property
+    def num_calls(self) -> int:
+        """One of each predictor."""
+        return len(self.program("", ModelSpec(lm="")).predictors())
+
+    @property
+    def context_chars(self) -> int:
+        """The pages of one hop."""
+        pages = self.index.pages
+        return self.num_pages * sum(len(str(page)) for page in pages) // len(pages)
+
+    def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> HoverProgram:
+        """The three-hop program; it has prompts of its own."""
+        return HoverProgram(self.index, num_pages=self.num_pages)
+
+    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
+        """Whatever suits the model."""
+        return None
+
+    def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
+        """As it is; the gold verdict is in the program's words."""
+        verdict = example.label.replace("_", " ").lower()
+        return dspy.Example(example, verdict=verdict).with_inputs("claim")
+
+    def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        """Mean of recall and a right label."""
+        return hover_metric(example, prediction)
+
+    def feedback(self, example: dspy.Example, prediction: Any) -> str:
+        """The missing pages and the right label."""
+        missing = sorted(set(example.titles) - set(prediction.titles))
+        return f"Pages not found: {', '.join(missing) or 'none'}. The label is {example.label}."
+
+    def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
+        """Recall, F1, and whether the label is right."""
+        return {
+            "recall": hover_recall(example.titles, prediction.titles),
+            "f1": hover_f1(example.titles, prediction.titles),
+            "label": prediction.label,
+            "is_right": prediction.label == example.label,
+        }
+
+    def figures(self, rows: Sequence[RowResult]) -> Figures:
+        """Means over claims, in [0, 1]."""
+        return {
+            "recall": _mean(rows, "recall"),
+            "f1": _mean(rows, "f1"),
+            "label_accuracy": _mean(rows, "is_right"),
+        }
+
+    def remarks(self, rows: Sequence[RowResult]) -> list[str]:
+        """Labels that could not be read."""
+        missing = sum(row["label"] is None for row in rows)
+        return [
+            f"Claims: {len(rows)}; labels that could not be read and count as wrong: {missing}."
+        ]
+
+
+def drawn(examples: Sequence[dspy.Example], num: int | None, *, seed: int) -> list[dspy.Example]:
+    """``num`` of the examples, drawn with the seed; all of them, in order, where it is None."""
+    if num is None or num >= len(examples):
+        return list(examples)
+    return random.Random(seed).sample(list(examples), num)
+
+
+def shortened(example: dspy.Example, max_chars: int | None) -> dspy.Example:
+    """The example with every longer text cut; gold answers stay."""
+    if max_chars is None:
+        return example
+    cut = {k: v[:max_chars] for k, v in example.inputs().items() if isinstance(v, str)}
+    return dspy.Example(example, **cut).with_inputs(*example.inputs().keys())
+
+
+def _mean(rows: Sequence[RowResult], name: str, *, times: float = 1.0) -> float | None:
+    """None where no row was answered."""
+    return times * sum(row[name] for row in rows) / len(rows) if rows else None

@@ -1,0 +1,317 @@
+"""Running a program over rows, each once and scored, through ``dspy.Evaluate``.
+
+What Evaluate alone does not give: the trace of each run, failures apart from scores, and no second
+call of a row. With several threads Evaluate sends a row again that has taken two minutes; here the
+second call waits for the first one's outcome. Evaluate, and so every DSPy callback, gets the rows,
+the program's predictions, and the program itself but for its ``__call__``.
+"""
+
+import asyncio
+import contextvars
+import copy
+import inspect
+import logging
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+Trace = tuple[tuple[Any, dict[str, Any], Any], ...]
+Score = Callable[[dspy.Example, Any], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A program's scores.
+
+    Attributes:
+        scores: the metric of each row, in order.
+        traces: for each row the calls of the run, or None where it raised.
+        failures: for each row on which the program or the metric raised, with what.
+    """
+
+    scores: tuple[float, ...]
+    traces: tuple[Trace | None, ...]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Mean score; higher is better. NaN where nothing was scored."""
+        return sum(self.scores) / len(self.scores) if self.scores else math.nan
+
+    @property
+    def num_failures(self) -> int:
+        """Rows on which the program or the metric raised."""
+        return len(self.failures)
+
+
+class TooManyFailuresError(Exception):
+    """More than ``max_errors`` rows of one evaluation raised.
+
+    Attributes:
+        failures: all that were raised until then, in words.
+    """
+
+    def __init__(self, message: str, failures: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+def evaluate(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    score: Score,
+    *,
+    num_threads: int | None = None,
+    max_errors: int | None = None,
+    failure_score: float = 0.0,
+) -> Evaluation:
+    """Runs and scores the program on every row.
+
+    Args:
+        program: called with each row's inputs; one that can only be awaited is awaited.
+        examples: at least one row.
+        score: of a row and a prediction; higher is better.
+        num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
+        max_errors: rows that may raise; None is any number. Answers that the adapter cannot read
+            do not count: they are what other instructions may mend.
+        failure_score: what a row counts on which the program or the score raised.
+
+    Raises:
+        TooManyFailuresError: more than ``max_errors`` rows raised.
+    """
+    runs = _Runs(program, examples, score, failure_score, max_errors)
+    evaluator = dspy.Evaluate(
+        devset=runs.rows,
+        metric=runs.score,
+        num_threads=num_threads,
+        display_progress=False,
+        max_errors=1,
+        provide_traceback=False,
+    )
+    try:
+        with _quiet_evaluate():
+            results = evaluator(runs.recorded_program())
+    except Exception as error:
+        failures = runs.errors()
+        serious = [one for one in failures if not is_unreadable(one)]
+        if max_errors is None or len(serious) <= max_errors:
+            raise
+        raise TooManyFailuresError(
+            f"{len(serious)} of {len(examples)} examples raised, more than "
+            f"max_errors={max_errors}; the last: {describe_error(serious[-1])}",
+            tuple(map(describe_error, failures)),
+        ) from error
+    del results  # rounded; the runs hold what is exact
+    return runs.evaluation()
+
+
+def as_float(score: Any) -> float:
+    """A metric's answer (float, bool, or ``Prediction(score=…)``) as a number.
+
+    Raises:
+        TypeError: it is None or another thing that is no number.
+        ValueError: it is NaN or infinite, with which programs cannot be compared.
+    """
+    value = score.score if isinstance(score, dspy.Prediction) else score
+    if value is None or isinstance(value, str):
+        raise TypeError(
+            f"the metric must return a number, a bool or dspy.Prediction(score=…), got {score!r}"
+        )
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"the metric must return a finite number, got {number}")
+    return number
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether an LM did answer, but not in the form that the adapter reads."""
+    return isinstance(error, AdapterParseError)
+
+
+def describe_error(error: Exception) -> str:
+    """The kind of an exception and the beginning of what it says, in one line."""
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line:.120}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One call of the program: what it returned and how, or what it raised."""
+
+    prediction: Any
+    trace: Trace | None
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """One row's score, with the trace of its run, or with what was raised."""
+
+    score: float
+    trace: Trace | None
+    error: Exception | None
+
+
+class _Runs:
+    """The calls and scores of one evaluation.
+
+    Attributes:
+        rows: the examples, each an object of its own even where one is given twice.
+    """
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        examples: Sequence[dspy.Example],
+        score: Score,
+        failure_score: float,
+        max_errors: int | None,
+    ) -> None:
+        self.rows = [example.copy() for example in examples]
+        self._program, self._score = program, score
+        self._failure_score, self._max_errors = failure_score, max_errors
+        self._lock = threading.Lock()
+        self._this_thread = threading.local()
+        self._numbers = {id(row): number for number, row in enumerate(self.rows)}
+        self._outcomes: dict[int, Future[_Outcome]] = {}
+        # Rows with the very same inputs are one to the program, and may have different labels.
+        self._num_alike: dict[tuple[Any, ...], int] = defaultdict(int)
+        for row in self.rows:
+            self._num_alike[_identity(dict(row.inputs().items()))] += 1
+        self._calls: dict[tuple[Any, ...], list[Future[_Run]]] = defaultdict(list)
+
+    def recorded_program(self) -> dspy.Module:
+        """The program, whose calls are made by ``call``."""
+        recorded = copy.copy(self._program)
+        kind = type(self._program)
+        namespace: dict[str, Any] = {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__call__": lambda program, **inputs: self.call(kind, program, inputs),
+        }
+        # By ``type.__new__``: the metaclass of DSPy's modules has its own way to make instances.
+        recorded.__class__ = type.__new__(type(kind), kind.__name__, (kind,), namespace)
+        return recorded
+
+    def call(self, kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]) -> Any:
+        """What the program returns, from its one call; an empty prediction where it raised."""
+        key = _identity(inputs)
+        with self._lock:
+            same = self._calls[key]
+            is_new = len(same) < self._num_alike[key]
+            if is_new:
+                same.append(Future())
+            ended = same[-1] if is_new else next((f for f in same if not f.done()), same[0])
+        if is_new:
+            _settle(ended, lambda: _run(kind, program, inputs))
+        self._this_thread.run = run = ended.result()
+        return run.prediction
+
+    def score(self, example: dspy.Example, prediction: Any) -> float:
+        """The score of a row's run, which this thread has just made.
+
+        Raises:
+            TooManyFailuresError: too many rows have raised by now.
+        """
+        number, run = self._numbers[id(example)], self._this_thread.run
+        with self._lock:
+            is_first = number not in self._outcomes
+            ended = self._outcomes.setdefault(number, Future())
+        if is_first:
+            _settle(ended, lambda: self._scored(example, run))
+        outcome = ended.result()
+        if self._max_errors is not None:
+            serious = [error for error in self.errors() if not is_unreadable(error)]
+            if len(serious) > self._max_errors:
+                raise TooManyFailuresError("too many rows raised") from serious[-1]
+        return outcome.score
+
+    def errors(self) -> list[Exception]:
+        """What the rows that have ended raised."""
+        with self._lock:
+            ended = [future.result() for future in self._outcomes.values() if future.done()]
+        return [outcome.error for outcome in ended if outcome.error is not None]
+
+    def evaluation(self) -> Evaluation:
+        """The scores of all rows, in order."""
+        ended = [self._outcomes[number].result() for number in range(len(self.rows))]
+        return Evaluation(
+            tuple(outcome.score for outcome in ended),
+            tuple(outcome.trace for outcome in ended),
+            tuple(describe_error(one.error) for one in ended if one.error is not None),
+        )
+
+    def _scored(self, example: dspy.Example, run: _Run) -> _Outcome:
+        if run.error is not None:
+            return _Outcome(self._failure_score, None, run.error)
+        try:
+            return _Outcome(self._score(example, run.prediction), run.trace, None)
+        except Exception as error:
+            return _Outcome(self._failure_score, None, error)
+
+
+def _run(kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]) -> _Run:
+    """One call under a trace of its own."""
+    try:
+        with dspy.context(trace=[]):
+            if is_only_awaitable(program):
+                prediction = _awaited(program.acall(**inputs))
+            else:
+                prediction = kind.__call__(program, **inputs)
+            if inspect.isawaitable(prediction):
+                prediction = _awaited(prediction)
+            return _Run(prediction, tuple(dspy.settings.trace), None)
+    except Exception as error:
+        return _Run(dspy.Prediction(), None, error)
+
+
+def is_only_awaitable(program: dspy.Module) -> bool:
+    """Whether a program has ``aforward`` and no ``forward``."""
+    return not hasattr(type(program), "forward") and hasattr(type(program), "aforward")
+
+
+def _awaited(result: Awaitable[Any]) -> Any:
+    """The result of a coroutine, from a thread of its own: this one may have a running loop."""
+
+    async def wait() -> Any:
+        return await result
+
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(context.run, asyncio.run, wait()).result()
+
+
+def _settle(future: Future[Any], make: Callable[[], Any]) -> None:
+    """Sets the future's result; who waits for it must not wait for ever after a Ctrl-C."""
+    try:
+        future.set_result(make())
+    except BaseException as error:
+        future.set_exception(error)
+        raise
+
+
+def _identity(inputs: dict[str, Any]) -> tuple[Any, ...]:
+    """The same for the very same values, as objects."""
+    return tuple(sorted((name, id(value)) for name, value in inputs.items()))
+
+
+@contextmanager
+def _quiet_evaluate() -> Iterator[None]:
+    """Without what Evaluate logs of each row: the progress bar, and our errors, say it better."""
+    names = ("dspy.evaluate.evaluate", "dspy.utils.parallelizer")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [one.level for one in loggers]
+    for one, level in zip(loggers, (logging.WARNING, logging.CRITICAL), strict=True):
+        one.setLevel(level)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)

@@ -1,0 +1,1 @@
+"""What the project was made with: in the repository, outside the wheel."""

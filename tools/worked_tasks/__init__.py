@@ -1,0 +1,1 @@
+"""The worked tasks that the embedded denoiser was trained on."""

@@ -1,6 +1,0 @@
-"""The paper's claim reproduced small, on a CPU, from nothing: ``dspy-infill reproduce mini``."""
-
-from dspy_diffusion_infill.training.mini.run import run_mini
-from dspy_diffusion_infill.training.mini.summary import MiniRow
-
-__all__ = ["MiniRow", "run_mini"]
