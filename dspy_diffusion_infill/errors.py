@@ -68,7 +68,9 @@ class TooManyErrors(DiffusionInfillError):  # noqa: N818 - the name says what ha
         detailed_results: every trial until then.
     """
 
-    def __init__(self, message: str, *, best_program: Any, detailed_results: Any) -> None:
+    def __init__(
+        self, message: str, *, best_program: Any = None, detailed_results: Any = None
+    ) -> None:
         super().__init__(message)
         self.best_program = best_program
         self.detailed_results = detailed_results

@@ -1,6 +1,7 @@
 """Copies of programs, and their instructions."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ def copy_program(program: dspy.Module) -> dspy.Module:
     for name in _RIDERS:
         if name in vars(light):
             delattr(light, name)
-    memo = {id(lm): lm for predictor in program.predictors() if (lm := predictor.lm) is not None}
+    memo = {id(lm): lm for one in all_predictors(program).values() if (lm := one.lm)}
     try:
         copied = copy.deepcopy(light, memo)
     except Exception:
@@ -60,22 +61,57 @@ def with_instructions(program: dspy.Module, changes: Mapping[str, str]) -> dspy.
     changed = copy_program(program)
     for name, predictor in changed.named_predictors():
         if name in changes:
-            predictor.signature = signature_of(predictor).with_instructions(changes[name])
+            predictor.signature = signature_with(signature_of(predictor), changes[name])
     return changed
+
+
+def signature_with(signature: type[dspy.Signature], instructions: str) -> type[dspy.Signature]:
+    """The signature with these instructions, to the character.
+
+    DSPy reads instructions through ``inspect.cleandoc``, which would take the indentation of a
+    text's further lines away. A blank line in front keeps it, and is taken away itself.
+    """
+    is_kept = not instructions.strip() or inspect.cleandoc(instructions) == instructions
+    return signature.with_instructions(instructions if is_kept else f"\n{instructions}")
+
+
+def all_predictors(program: dspy.Module) -> dict[str, dspy.Predict]:
+    """Every predictor by DSPy's name for it, those of frozen (compiled) parts too."""
+    found: dict[str, dspy.Predict] = {}
+    if isinstance(program, dspy.Predict):
+        found["self"] = program
+    _collect(program, "", found)
+    return found
+
+
+def _collect(module: dspy.Module, prefix: str, found: dict[str, dspy.Predict]) -> None:
+    for name, value in vars(module).items():
+        parts = {prefix + name: value}
+        if isinstance(value, list | tuple):
+            parts = {f"{prefix}{name}[{number}]": item for number, item in enumerate(value)}
+        elif isinstance(value, dict):
+            parts = {f"{prefix}{name}['{key}']": item for key, item in value.items()}
+        for path, part in parts.items():
+            if isinstance(part, dspy.Predict):
+                if all(part is not one for one in found.values()):
+                    found[path] = part
+            elif isinstance(part, dspy.Module):
+                _collect(part, f"{path}.", found)
 
 
 def bound_to(program: dspy.Module, lm: dspy.BaseLM) -> dspy.Module:
     """A copy of the program in which every predictor asks this LM."""
     bound = copy_program(program)
-    bound.set_lm(lm)
+    for predictor in all_predictors(bound).values():
+        predictor.lm = lm
     return bound
 
 
 def give_back_lms(program: dspy.Module, original: dspy.Module) -> None:
     """Binds each predictor of a copy to the LM that the original's has, or to none."""
-    pairs = zip(program.predictors(), original.predictors(), strict=True)
-    for predictor, before in pairs:
-        predictor.lm = before.lm
+    before = all_predictors(original)
+    for name, predictor in all_predictors(program).items():
+        predictor.lm = before[name].lm
 
 
 def chosen_predictors(program: dspy.Module, names: Sequence[str] | None) -> list[str]:

@@ -6,16 +6,13 @@ second call waits for the first one's outcome. Evaluate, and so every DSPy callb
 the program's predictions, and the program itself but for its ``__call__``.
 """
 
-import asyncio
-import contextvars
 import copy
-import inspect
 import logging
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +31,16 @@ class Evaluation:
     Attributes:
         scores: the metric of each row, in order.
         traces: for each row the calls of the run, or None where it raised.
-        failures: for each row on which the program or the metric raised, with what.
+        failures: what the program or the metric raised, in the order of ``failed``.
+        failed: the numbers of these rows.
+        num_unread: failures where the LM answered, but not in a form that the adapter reads.
     """
 
     scores: tuple[float, ...]
     traces: tuple[Trace | None, ...]
     failures: tuple[str, ...] = ()
+    failed: tuple[int, ...] = ()
+    num_unread: int = 0
 
     @property
     def mean(self) -> float:
@@ -76,7 +77,7 @@ def evaluate(
     """Runs and scores the program on every row.
 
     Args:
-        program: called with each row's inputs; one that can only be awaited is awaited.
+        program: called with each row's inputs.
         examples: at least one row.
         score: of a row and a prediction; higher is better.
         num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
@@ -242,10 +243,13 @@ class _Runs:
     def evaluation(self) -> Evaluation:
         """The scores of all rows, in order."""
         ended = [self._outcomes[number].result() for number in range(len(self.rows))]
+        errors = {number: one.error for number, one in enumerate(ended) if one.error is not None}
         return Evaluation(
-            tuple(outcome.score for outcome in ended),
-            tuple(outcome.trace for outcome in ended),
-            tuple(describe_error(one.error) for one in ended if one.error is not None),
+            scores=tuple(outcome.score for outcome in ended),
+            traces=tuple(outcome.trace for outcome in ended),
+            failures=tuple(map(describe_error, errors.values())),
+            failed=tuple(errors),
+            num_unread=sum(map(is_unreadable, errors.values())),
         )
 
     def _scored(self, example: dspy.Example, run: _Run) -> _Outcome:
@@ -261,31 +265,10 @@ def _run(kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]) 
     """One call under a trace of its own."""
     try:
         with dspy.context(trace=[]):
-            if is_only_awaitable(program):
-                prediction = _awaited(program.acall(**inputs))
-            else:
-                prediction = kind.__call__(program, **inputs)
-            if inspect.isawaitable(prediction):
-                prediction = _awaited(prediction)
+            prediction = kind.__call__(program, **inputs)
             return _Run(prediction, tuple(dspy.settings.trace), None)
     except Exception as error:
         return _Run(dspy.Prediction(), None, error)
-
-
-def is_only_awaitable(program: dspy.Module) -> bool:
-    """Whether a program has ``aforward`` and no ``forward``."""
-    return not hasattr(type(program), "forward") and hasattr(type(program), "aforward")
-
-
-def _awaited(result: Awaitable[Any]) -> Any:
-    """The result of a coroutine, from a thread of its own: this one may have a running loop."""
-
-    async def wait() -> Any:
-        return await result
-
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(context.run, asyncio.run, wait()).result()
 
 
 def _settle(future: Future[Any], make: Callable[[], Any]) -> None:

@@ -374,10 +374,10 @@ BAD = {
     "protect": (dict(protect=[3]), TypeError, "protect must hold strings"),
     "no predictors": (dict(predictors=[]), ValueError, "must name at least one predictor"),
     "max_errors as text": (dict(max_errors="3"), TypeError, "max_errors must be a whole number"),
-    "no failure_score": (dict(failure_score=None), TypeError, "failure_score must be a finite"),
+    "no failure_score": (dict(failure_score="0"), TypeError, "failure_score must be a finite"),
     "half a token": (dict(window=8.5), TypeError, "window must be a whole number of tokens"),
     "a row that cannot be rendered": (
-        dict(rows=[*ROWS, dspy.Example(text="number 9 is red", colour=None).with_inputs("text")]),
+        dict(rows=[*ROWS, dspy.Example(text=None, colour="red").with_inputs("text")]),
         ValueError,
         "cannot render the trainset's example",
     ),

@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 
 import dspy
 import pytest
@@ -19,7 +18,6 @@ from test_diffusion_infill import (
 )
 
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
-from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 MANY = [f"word{k}" for k in range(300)]  # so that none comes thrice in a row
@@ -181,35 +179,6 @@ def test_a_metric_that_returns_nan_is_a_failure():
     results = compile_with(metric=metric, max_errors=100, max_metric_calls=12).detailed_results
     assert results.num_failures == results.metric_calls
     assert results.counts.accepted == 0
-
-
-def test_an_example_that_is_sent_again_is_run_once():
-    started, go_on = threading.Event(), threading.Event()
-    calls = []
-
-    class Slow(dspy.Module):
-        def forward(self, text):
-            calls.append(text)
-            started.set()
-            assert go_on.wait(20)
-            return dspy.Prediction(colour="red")
-
-    class SendsTwice(dspy.Evaluate):
-        def __call__(self, program):
-            first = threading.Thread(target=program, kwargs=dict(self.devset[0].inputs()))
-            first.start()
-            assert started.wait(20)
-            threading.Timer(0.1, go_on.set).start()
-            results = super().__call__(program)
-            first.join()
-            return results
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dspy, "Evaluate", SendsTwice)
-        validator = Validator(lambda example, prediction: 1.0, 1, None, 0.0, None)
-        evaluation = validator.evaluate(Slow(), ROWS[:1])
-    assert evaluation.scores == (1.0,)
-    assert len(calls) == validator.metric_calls == 1
 
 
 def test_a_named_denoiser_is_loaded_once_for_estimate_and_compile(monkeypatch):

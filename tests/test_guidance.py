@@ -10,8 +10,9 @@ from doubles import WordCountScorer, WordDenoiser, rule_lm
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.optimizer.acceptance import loses_a_label
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
-from dspy_diffusion_infill.optimizer.guidance import Guide, gain_over, loses_a_label
+from dspy_diffusion_infill.optimizer.guidance import Guide, gain_over
 from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 

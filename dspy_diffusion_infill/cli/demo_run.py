@@ -19,12 +19,8 @@ from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
 from dspy_diffusion_infill.optimizer.results import DetailedResults, results_of
-from dspy_diffusion_infill.optimizer.validation import (
-    Evaluation,
-    TooManyFailuresError,
-    Validator,
-)
 from dspy_diffusion_infill.report import print_report
+from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, evaluate
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 NUM_TRAIN, NUM_VALID = 16, 32
@@ -210,11 +206,10 @@ def _first_evaluation(
         DiffusionInfillError: the LM failed on all of the first few rows.
     """
     few, rest = heldout[:_FIRST_RUNS], heldout[_FIRST_RUNS:]
-    validator = Validator(metric, None, len(few) - 1, 0.0, None)
     try:
-        first = validator.evaluate(program, few)
+        first = evaluate(program, few, metric, max_errors=len(few) - 1)
     except TooManyFailuresError as error:
-        kind, _ = validator.failure_kinds.most_common(1)[0]
+        ((kind, _),) = Counter(error.failures).most_common(1)
         raise DiffusionInfillError(
             f"the LM failed on all of the first {len(few)} rows, so nothing else was run: {kind}"
         ) from error
@@ -228,7 +223,7 @@ def _evaluate(program: dspy.Module, examples: list[dspy.Example], metric: ExactM
     """The scores of all examples, however many of the runs fail."""
     if not examples:
         return Evaluation((), ())
-    return Validator(metric, None, len(examples), 0.0, None).evaluate(program, examples)
+    return evaluate(program, examples, metric)
 
 
 def _compile(

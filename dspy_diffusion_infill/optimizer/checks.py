@@ -3,12 +3,15 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.programs import signature_of
+from dspy_diffusion_infill.windows import Masking
 
 
 def check_student(student: Any, *, has_lm: bool = False) -> None:
@@ -18,6 +21,7 @@ def check_student(student: Any, *, has_lm: bool = False) -> None:
     """
     if isinstance(student, type) or not isinstance(student, dspy.Module):
         raise TypeError(f"student must be a dspy.Module instance, got {_shown(student)}")
+    check_can_be_called(student, name="student")
     if not student.predictors():
         raise ValueError(f"student {type(student).__name__} has no predictor to optimise")
     unbound = [name for name, predictor in student.named_predictors() if predictor.lm is None]
@@ -25,6 +29,22 @@ def check_student(student: Any, *, has_lm: bool = False) -> None:
         raise ValueError(
             f"no LM is configured for the predictors {unbound}: "
             "call dspy.configure(lm=dspy.LM(...)) or student.set_lm(...)"
+        )
+
+
+def check_can_be_called(program: dspy.Module, *, name: str) -> None:
+    """Raises TypeError if the program can only be awaited."""
+    forward = inspect.getattr_static(program, "forward", None)
+    has_aforward = inspect.getattr_static(program, "aforward", None) is not None
+    if inspect.iscoroutinefunction(forward):
+        raise TypeError(
+            f"{name} {type(program).__name__} has an async forward, which cannot be called: name "
+            "it aforward, and hand in dspy.syncify(program)"
+        )
+    if forward is None and has_aforward:
+        raise TypeError(
+            f"{name} {type(program).__name__} has aforward and no forward, so that it can only be "
+            "awaited: hand in dspy.syncify(program)"
         )
 
 
@@ -107,21 +127,20 @@ def check_teacher(teacher: Any) -> dspy.Module | None:
     """The teacher program, or None; a list gives its first."""
     if isinstance(teacher, list | tuple):
         teacher = teacher[0] if teacher else None
-    if teacher is not None and not isinstance(teacher, dspy.Module):
+    if teacher is None:
+        return None
+    if not isinstance(teacher, dspy.Module):
         raise TypeError(
             f"teacher must be a dspy.Module, a list of them or None, got {_shown(teacher)}"
         )
+    check_can_be_called(teacher, name="teacher")
     return teacher
 
 
-def check_counts(*, max_metric_calls: int | None, **counts: int) -> None:
-    """Raises unless every count is a whole number of at least 1."""
-    named = (
-        dict(counts)
-        if max_metric_calls is None
-        else {**counts, "max_metric_calls": max_metric_calls}
-    )
-    for name, value in named.items():
+def check_counts(*, optional: Mapping[str, Any], **counts: int) -> None:
+    """Raises unless every count is a whole number of at least 1; an optional one may be None."""
+    given = {name: value for name, value in optional.items() if value is not None}
+    for name, value in {**counts, **given}.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
         if value < 1:
@@ -139,11 +158,41 @@ def check_max_errors(max_errors: Any) -> int | None:
     return max_errors
 
 
-def check_failure_score(score: Any) -> float:
-    """Raises unless it is a finite number."""
+def check_failure_score(score: Any) -> float | None:
+    """Raises unless it is a finite number or None."""
+    if score is None:
+        return None
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise TypeError(f"failure_score must be a finite number, got {_shown(score)}")
+        raise TypeError(f"failure_score must be a finite number or None, got {_shown(score)}")
     return float(score)
+
+
+def check_masking(masking: Any) -> Masking | None:
+    """Raises TypeError unless it is a masking scheme or None."""
+    if masking is not None and (isinstance(masking, type) or not hasattr(masking, "windows")):
+        raise TypeError(
+            f"masking must be a scheme such as Prefix(128), or None, got {_shown(masking)}"
+        )
+    return masking
+
+
+def check_sampling(sampling: Any, *, steps: int | None, temperature: float | None) -> Sampling:
+    """The sampling, also where it is given by the deprecated ``steps`` and ``temperature``."""
+    given = {"steps": steps, "temperature": temperature}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given:
+        named = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        if sampling is not None:
+            raise TypeError(f"give {named} inside of sampling=Sampling(...), which is given too")
+        warnings.warn(
+            f"{named} is deprecated: give sampling=Sampling({named})",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        return Sampling(**given)
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling must be a Sampling or None, got {_shown(sampling)}")
+    return sampling or Sampling()
 
 
 def check_masks(mask: Any) -> tuple[int, ...]:

@@ -1,7 +1,11 @@
 """``DiffusionInfill``: the DSPy optimizer."""
 
+import copy
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,21 +15,24 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer import checks
+from dspy_diffusion_infill.optimizer.acceptance import Acceptance, MetricFirst
+from dspy_diffusion_infill.optimizer.compiled import compiled_program
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
-from dspy_diffusion_infill.optimizer.guidance import Guide
+from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
+from dspy_diffusion_infill.optimizer.guidance import Guide, labels_of_rows
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch, labelled_fields
+from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
+from dspy_diffusion_infill.optimizer.prepare import JOURNAL_FILE, Plan, prepare
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
-from dspy_diffusion_infill.optimizer.search import Search, SearchOptions
-from dspy_diffusion_infill.optimizer.setup import Setup
-from dspy_diffusion_infill.optimizer.validation import TooManyFailuresError, Validator
-from dspy_diffusion_infill.programs import (
-    bound_to,
-    chosen_predictors,
-    give_back_lms,
-)
+from dspy_diffusion_infill.optimizer.row_checks import check_rows
+from dspy_diffusion_infill.optimizer.search import Search
+from dspy_diffusion_infill.optimizer.validation import Validator
+from dspy_diffusion_infill.programs import bound_to, chosen_predictors
 from dspy_diffusion_infill.protection import Protect
+from dspy_diffusion_infill.runs import TooManyFailuresError
 from dspy_diffusion_infill.scorers.default import default_scorer
 from dspy_diffusion_infill.scorers.protocol import ResponseScorer
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
@@ -33,6 +40,7 @@ from dspy_diffusion_infill.windows import Masking, SlidingWindow
 logger = logging.getLogger(__name__)
 
 Guidance = Literal["auto"] | ResponseScorer | None
+_KEPT_WHOLE = ("denoiser", "guidance", "validation_lm")  # a copy of the optimizer shares these
 
 
 class DiffusionInfill(Teleprompter):
@@ -41,7 +49,7 @@ class DiffusionInfill(Teleprompter):
     def __init__(
         self,
         metric: Callable[..., Any] | None = None,
-        denoiser: str | Denoiser | None = None,
+        denoiser: str | PathLike[str] | Denoiser | None = None,
         *,
         window: int = 8,
         stride: int = 4,
@@ -51,8 +59,7 @@ class DiffusionInfill(Teleprompter):
         num_proposals: int = 8,
         num_validated: int = 2,
         examples_per_context: tuple[int, int] = (1, 4),
-        steps: int = 128,
-        temperature: float | None = None,
+        sampling: Sampling | None = None,
         max_metric_calls: int | None = None,
         predictors: Sequence[str] | None = None,
         protect: Protect = (),
@@ -60,10 +67,13 @@ class DiffusionInfill(Teleprompter):
         validation_lm: dspy.BaseLM | None = None,
         num_threads: int | None = None,
         max_errors: int | None = None,
-        failure_score: float = 0.0,
+        failure_score: float | None = None,
+        acceptance: Acceptance | None = None,
         seed: int = 0,
-        log_dir: str | Path | None = None,
+        log_dir: str | PathLike[str] | None = None,
         display_progress: bool = True,
+        steps: int | None = None,
+        temperature: float | None = None,
     ) -> None:
         """Sets the search; nothing is loaded or called.
 
@@ -84,8 +94,8 @@ class DiffusionInfill(Teleprompter):
             num_validated: with guidance, how many of them are validated, the likeliest first.
             examples_per_context: (fewest, most) worked examples that the denoiser sees around the
                 window.
-            steps: reverse-process steps; no more passes than masked tokens are made.
-            temperature: of the denoiser's sampling, >= 0; None is the denoiser's own.
+            sampling: how the denoiser fills masks: ``Sampling(steps=…, temperature=…, cached=…)``.
+                None is the denoiser's own temperature and algorithm.
             max_metric_calls: budget of program runs, the first evaluation included; never passed.
                 None is none.
             predictors: names of the predictors to optimise; None is all.
@@ -99,11 +109,16 @@ class DiffusionInfill(Teleprompter):
             num_threads: threads of ``dspy.Evaluate``.
             max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
                 Answers that the adapter cannot parse count as failures, but not against this limit.
-            failure_score: what a failing example scores.
+            failure_score: what a failing example scores; None is 0, or the lowest score that the
+                metric has given where that is below 0.
+            acceptance: decides whether a trial is kept. None is the metric; on a tie, likelihood.
+                With guidance no edit is kept under which one label is never right any more.
             seed: decides every random choice; equal seeds give equal instructions.
             log_dir: a folder for the journal; ``compile`` with the same folder goes on where it was
                 cut off.
             display_progress: show a progress bar.
+            steps: deprecated; ``sampling=Sampling(steps=…)``.
+            temperature: deprecated; ``sampling=Sampling(temperature=…)``.
 
         Raises:
             TypeError: the metric does not take (example, prediction, trace=None), or an option has
@@ -113,25 +128,26 @@ class DiffusionInfill(Teleprompter):
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
         self.denoiser = denoiser
-        self.maskings: tuple[Masking, ...] = (masking,) if masking is not None else ()
-        for num_masks in checks.check_masks(mask) if masking is None else ():
+        self.maskings: tuple[Masking, ...] = ()
+        if (scheme := checks.check_masking(masking)) is not None:
+            self.maskings = (scheme,)
+        for num_masks in checks.check_masks(mask) if scheme is None else ():
             self.maskings += (SlidingWindow(window=window, stride=stride, mask=num_masks),)
+        limits = {"max_metric_calls": max_metric_calls, "num_threads": num_threads}
         counted = {"sweeps": sweeps, "num_proposals": num_proposals, "num_validated": num_validated}
-        checks.check_counts(**counted, max_metric_calls=max_metric_calls)
+        checks.check_counts(**counted, optional=limits)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
         self.examples_per_context = examples_per_context
-        self.sampling = Sampling(steps=steps, temperature=temperature)
-        self.max_metric_calls = max_metric_calls
-        self.predictors, self.protect = (
-            checks.check_names(predictors),
-            checks.check_protect(protect),
-        )
+        self.sampling = checks.check_sampling(sampling, steps=steps, temperature=temperature)
+        self.max_metric_calls, self.num_threads = max_metric_calls, num_threads
+        self.predictors = checks.check_names(predictors)
+        self.protect = checks.check_protect(protect)
         if isinstance(guidance, str) and guidance != "auto":
             raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
-        self.guidance = guidance
+        self.guidance, self.acceptance = guidance, acceptance
         self.validation_lm = checks.check_lm(validation_lm)
-        self.num_threads, self.max_errors = num_threads, checks.check_max_errors(max_errors)
+        self.max_errors = checks.check_max_errors(max_errors)
         self.failure_score = checks.check_failure_score(failure_score)
         self.seed, self.log_dir, self.display_progress = seed, log_dir, display_progress
         self._loaded: tuple[str | None, Denoiser] | None = None
@@ -139,6 +155,17 @@ class DiffusionInfill(Teleprompter):
     def get_params(self) -> dict[str, Any]:
         """A copy of the options, which loggers may change."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the denoiser that was loaded by name: a copy loads its own."""
+        return {**vars(self), "_loaded": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionInfill":
+        copied = copy.copy(self)
+        for name, value in vars(copied).items():
+            if name not in _KEPT_WHOLE:
+                setattr(copied, name, copy.deepcopy(value, memo))
+        return copied
 
     def estimate(
         self,
@@ -148,7 +175,7 @@ class DiffusionInfill(Teleprompter):
         valset: Sequence[dspy.Example] | None = None,
     ) -> CostEstimate:
         """The most that ``compile`` can cost; loads the denoiser's tokenizer and calls no LM."""
-        return estimate(self._set_up(student, trainset, None, valset).search(None))
+        return estimate(self._prepare(student, trainset, None, valset))
 
     # trainset also by position, and no **kwargs that would swallow a typo.
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -181,54 +208,58 @@ class DiffusionInfill(Teleprompter):
                 best program so far. So does whatever else ends the search, Ctrl-C included: in
                 its attributes ``best_program`` and ``detailed_results``.
         """
-        setup = self._set_up(student, trainset, teacher, valset)
-        cost = estimate(setup.check())
+        started = time.perf_counter()
+        plan = self._prepare(student, trainset, teacher, valset)
+        cost = estimate(plan)
         logger.info("DiffusionInfill: %s", cost)
-        search: Search | None = None
-        try:
-            search = setup.search(setup.first_evaluations())
+        search = Search(plan, Validator(plan.scoring), _journal(plan))
+        passes = plan.infiller.denoiser.num_passes
+
+        def result() -> dspy.Module:
+            made = plan.infiller.denoiser.num_passes - passes
+            return compiled_program(search, passes=made, seconds=time.perf_counter() - started)
+
+        with _best_on_exception(result):
+            search.begin(first_evaluation(plan, search.validator, search.journal))
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
                 search.run()
-        except TooManyFailuresError as error:
-            best = self._result(setup, search, student)
-            raise TooManyErrors(
-                str(error), best_program=best, detailed_results=results_of(best)
-            ) from error
-        except (Exception, KeyboardInterrupt) as error:
-            vars(error)["best_program"] = best = self._result(setup, search, student)
-            vars(error)["detailed_results"] = results_of(best)
-            logger.warning("the search was cut off; its best program is .best_program of the error")
-            raise
-        return self._result(setup, search, student)
+        return result()
 
-    def _set_up(
+    def _prepare(
         self,
         student: dspy.Module,
         trainset: Sequence[dspy.Example],
         teacher: dspy.Module | list[dspy.Module] | None,
         valset: Sequence[dspy.Example] | None,
-    ) -> Setup:
+    ) -> Plan:
         """Checks everything, then loads the denoiser; no LM is called."""
         checks.check_student(student, has_lm=self.validation_lm is not None)
-        if self.validation_lm is not None:
-            student = bound_to(student, self.validation_lm)
+        base = student if self.validation_lm is None else bound_to(student, self.validation_lm)
         names = chosen_predictors(student, self.predictors)
-        train = checks.check_examples(trainset, student, name="trainset")
-        val = train if valset is None else checks.check_examples(valset, student, name="valset")
-        val = train if val == train else val
-        teacher = checks.check_teacher(teacher)
-        metric = self._metric_for(student, [*train, *val])
+        rows = checks.check_examples(trainset, student, name="trainset")
+        val = rows if valset is None else checks.check_examples(valset, student, name="valset")
+        val = rows if val == rows else val
+        check_rows(rows, student, name="trainset")
+        check_rows(val, student, name="valset")
+        checked_teacher = checks.check_teacher(teacher)
+        metric = self._metric_for(student, [*rows, *val])
         denoiser = self._denoiser()
-        return Setup(
-            student=student,
-            teacher=teacher,
-            trainset=train,
-            valset=val,
+        return prepare(
+            student,
+            base,
+            rows,
+            val,
+            teacher=checked_teacher,
             names=names,
             infiller=Infiller(denoiser, self.sampling, self.examples_per_context),
-            guide=self._guide(student, names, denoiser),
-            validator=Validator(
-                metric, self.num_threads, self.max_errors, self.failure_score, self.max_metric_calls
+            guide=self._guide(base, names, denoiser),
+            acceptance=self._acceptance(student, val),
+            scoring=Scoring(
+                metric=metric,
+                num_threads=self.num_threads,
+                max_errors=self.max_errors,
+                failure_score=self.failure_score,
+                max_metric_calls=self.max_metric_calls,
             ),
             options=SearchOptions(
                 maskings=self.maskings,
@@ -238,30 +269,22 @@ class DiffusionInfill(Teleprompter):
                 protect=self.protect,
                 seed=self.seed,
             ),
-            log_dir=self.log_dir,
+            log_dir=None if self.log_dir is None else Path(self.log_dir),
         )
 
     def _denoiser(self) -> Denoiser:
         """The denoiser; one that was named is loaded once for ``estimate`` and ``compile``."""
-        if self.denoiser is not None and not isinstance(self.denoiser, str):
+        if self.denoiser is not None and not isinstance(self.denoiser, str | PathLike):
             return self.denoiser
-        if self._loaded is None or self._loaded[0] != self.denoiser:
-            self._loaded = (self.denoiser, load_denoiser(self.denoiser))
+        name = None if self.denoiser is None else str(self.denoiser)
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = (name, load_denoiser(name))
         return self._loaded[1]
 
-    def _result(self, setup: Setup, search: Search | None, student: dspy.Module) -> dspy.Module:
-        """The best program, bound to the LMs that the student is bound to."""
-        best = setup.result(search)
-        if self.validation_lm is not None:
-            candidates = [row["program"] for row in vars(best)["candidate_programs"]]
-            for program in (best, *candidates):
-                give_back_lms(program, student)
-        return best
-
-    def _metric_for(self, student: dspy.Module, examples: list[dspy.Example]) -> Callable[..., Any]:
+    def _metric_for(self, student: dspy.Module, rows: list[dspy.Example]) -> Callable[..., Any]:
         if self.metric is not None:
             return self.metric
-        metric = ExactMatch(labelled_fields(student, examples))
+        metric = ExactMatch(labelled_fields(student, rows))
         logger.info("no metric was given: normalised exact match over %s", ", ".join(metric.fields))
         return metric
 
@@ -272,8 +295,36 @@ class DiffusionInfill(Teleprompter):
             return None
         if not isinstance(self.guidance, str):
             return Guide(self.guidance)
-        first = next(
-            predictor for name, predictor in student.named_predictors() if name == names[0]
-        )
+        first = dict(student.named_predictors())[names[0]]
         scorer = default_scorer(first.lm or dspy.settings.lm, denoiser)
         return None if scorer is None else Guide(scorer)
+
+    def _acceptance(self, student: dspy.Module, valset: Sequence[dspy.Example]) -> Acceptance:
+        """Without guidance the procedure is the paper's, which knows no labels."""
+        if self.acceptance is not None:
+            return self.acceptance
+        return MetricFirst(None if self.guidance is None else labels_of_rows(valset, student))
+
+
+def _journal(plan: Plan) -> Journal:
+    """The journal of the plan; only one on disk needs to know whose it is."""
+    if plan.log_dir is None:
+        return Journal(None)
+    return Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
+
+
+@contextmanager
+def _best_on_exception(result: Callable[[], dspy.Module]) -> Iterator[None]:
+    """Puts the best program so far on whatever ends the search, Ctrl-C included."""
+    try:
+        yield
+    except TooManyFailuresError as error:
+        best = result()
+        raise TooManyErrors(
+            str(error), best_program=best, detailed_results=results_of(best)
+        ) from error
+    except (Exception, KeyboardInterrupt) as error:
+        vars(error)["best_program"] = best = result()
+        vars(error)["detailed_results"] = results_of(best)
+        logger.warning("the search was cut off; its best program is .best_program of the error")
+        raise

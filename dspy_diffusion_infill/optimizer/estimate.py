@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
-from dspy_diffusion_infill.optimizer.search import Search, Target
+from dspy_diffusion_infill.optimizer.prepare import Plan
+from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
+from dspy_diffusion_infill.windows import Masking, Window
 
 _CHARS_PER_TOKEN = 4  # English text under the usual tokenizers
 
@@ -39,43 +41,47 @@ class CostEstimate:
         )
 
 
-def estimate(search: Search) -> CostEstimate:
+def estimate(plan: Plan) -> CostEstimate:
     """Counts the windows and multiplies; nothing is called."""
-    options, num_examples = search.options, len(search.valset)
+    options, targets = plan.options, list(plan.targets(plan.labelled).values())
     sweeps = [
-        [window for target in search.targets.values() for window in search.windows_of(target, k)]
+        [(window, k) for target in targets for window in plan.windows(target, k)]
         for k in range(options.sweeps)
     ]
     validated = num_proposals = options.num_proposals
-    if search.guide is not None:
+    if plan.guide is not None:
         validated = min(validated, options.num_validated)
-    trials = sum(map(len, sweeps)) * validated
-    runs = search.first_calls + trials * num_examples
-    if (limit := search.validator.max_metric_calls) is not None:
+    num_windows = sum(map(len, sweeps))
+    runs = plan.first_calls + num_windows * validated * len(plan.valset)
+    if (limit := plan.scoring.max_metric_calls) is not None:
         runs = min(runs, limit)
-    steps = search.infiller.sampling.steps
-    passes = sum(min(steps, window.num_masks) for sweep in sweeps for window in sweep)
-    scored = sum(map(len, sweeps)) * num_proposals + len(search.targets)
-    predictors = search.student.predictors()
+    steps = plan.infiller.sampling.steps
+    passes = sum(min(steps, _most_masks(plan, *one)) for sweep in sweeps for one in sweep)
+    scored = num_windows * num_proposals + len(targets)
     return CostEstimate(
         num_windows=len(sweeps[0]),
         metric_calls=runs,
-        lm_calls=runs * len(predictors),
-        lm_tokens=runs * sum(map(_prompt_tokens, search.targets.values())),
-        denoiser_passes=passes * num_proposals + scored * _passes_a_text(search),
+        lm_calls=runs * len(plan.base.predictors()),
+        lm_tokens=runs * sum(map(_prompt_tokens, targets)),
+        denoiser_passes=passes * num_proposals + scored * _passes_a_text(plan),
     )
 
 
-def _passes_a_text(search: Search) -> int:
-    """Denoiser passes that guidance takes to score one text."""
-    if search.guide is None or not isinstance(scorer := search.guide.scorer, DenoiserScorer):
+def _most_masks(plan: Plan, window: Window, sweep: int) -> int:
+    """The masks of a window, or of the one that takes its place after edits lengthen the text."""
+    masking: Masking = plan.options.maskings[sweep % len(plan.options.maskings)]
+    return max(window.num_masks, int(getattr(masking, "mask", 0)))
+
+
+def _passes_a_text(plan: Plan) -> int:
+    """Denoiser passes that guidance takes to score one text; traced rows give an example each."""
+    if plan.guide is None or not isinstance(scorer := plan.guide.scorer, DenoiserScorer):
         return 0
-    num_examples = max((len(t.slot.examples) for t in search.targets.values()), default=0)
-    return min(num_examples, search.guide.max_examples) * (scorer.num_samples or 1)
+    return min(len(plan.trainset), plan.guide.max_examples) * (scorer.num_samples or 1)
 
 
 def _prompt_tokens(target: Target) -> int:
-    if not target.slot.examples:  # they come from a traced run, which an estimate does not make
+    if not target.slot.examples:  # they come from traced runs, which an estimate does not make
         return len(target.text) // _CHARS_PER_TOKEN
     messages = render_messages(target.slot, target.text, target.slot.examples[:1])[:-1]
     return sum(len(message["content"]) for message in messages) // _CHARS_PER_TOKEN

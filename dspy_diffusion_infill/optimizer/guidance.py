@@ -10,15 +10,17 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
-from dspy_diffusion_infill.contexts import Slot, WorkedExample, ever_smaller, render_messages
+import dspy
+
+from dspy_diffusion_infill.contexts import Slot, ever_smaller, render_messages
 from dspy_diffusion_infill.errors import ContextTooLongError
-from dspy_diffusion_infill.infiller.proposals import find_labels
+from dspy_diffusion_infill.labels import labels_of
+from dspy_diffusion_infill.programs import all_predictors, signature_of
 from dspy_diffusion_infill.scorers.protocol import BoundedScorer, ResponseScorer, ScoredPair
 
 logger = logging.getLogger(__name__)
 
 _ROOM_TO_GROW = 64  # tokens that are left free for instructions that get longer
-_FEWEST_OF_A_LABEL = 3  # examples of each label from which labels count alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class Guide:
         to stand in a few examples: else instructions that make the model say the most frequent one
         every time are a gain.
         """
-        return gain_over(new, old, labels_of([one.examples[0] for one in self._examples(slot)]))
+        outputs = [one.examples[0].outputs for one in self._examples(slot)]
+        return gain_over(new, old, labels_of(outputs))
 
     def _examples(self, slot: Slot) -> list[Slot]:
         """The slot with each of the examples alone that are scored."""
@@ -137,36 +140,14 @@ def _pair(slot: Slot, instructions: str) -> ScoredPair:
     return ScoredPair(tuple(prompt), response["content"])
 
 
-def labels_of(examples: Sequence[WorkedExample]) -> list[Hashable]:
-    """Each example's label, or labels; the same for all where there are none, or few of one."""
-    fields = find_labels(examples)
-    labels = [tuple(str(example.outputs.get(name)) for name in fields) for example in examples]
-    is_frequent = all(labels.count(label) >= _FEWEST_OF_A_LABEL for label in set(labels))
-    return list(labels) if is_frequent else [()] * len(examples)
-
-
-def loses_a_label(
-    new: Sequence[float], best: Sequence[float], labels: Sequence[Hashable] | None
-) -> bool:
-    """Whether all examples of one label score 0 or less now, of which the best had some right.
-
-    Where one label is frequent in a few examples, to answer it every time is often the better
-    score on them, and on no others.
-
-    Args:
-        new: per-example scores.
-        best: those of the best program so far.
-        labels: of the examples, from ``labels_of``; None loses none.
-    """
-    if labels is None:
-        return False
-    of_label: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
-    for label, pair in zip(labels, zip(new, best, strict=True), strict=True):
-        of_label[label].append(pair)
-    return len(of_label) > 1 and any(
-        max(now for now, _ in pairs) <= 0 < max(was for _, was in pairs)
-        for pairs in of_label.values()
-    )
+def labels_of_rows(rows: Sequence[dspy.Example], program: dspy.Module) -> list[Hashable]:
+    """Each row's label among the program's output fields; other columns are no labels."""
+    outputs = {
+        name
+        for predictor in all_predictors(program).values()
+        for name in signature_of(predictor).output_fields
+    }
+    return labels_of([{k: v for k, v in row.labels().items() if k in outputs} for row in rows])
 
 
 def gain_over(

@@ -3,81 +3,46 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import dspy
-
-from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.errors import ContextTooLongError
-from dspy_diffusion_infill.identity import identity_of, key_of
-from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
+from dspy_diffusion_infill.identity import key_of
+from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.optimizer.guidance import Gain, Guide, loses_a_label
+from dspy_diffusion_infill.optimizer.acceptance import is_better
+from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
+from dspy_diffusion_infill.optimizer.guidance import Gain
+from dspy_diffusion_infill.optimizer.prepare import Plan
 from dspy_diffusion_infill.optimizer.results import Trial
+from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.validation import (
-    Evaluation,
     Validator,
     evaluation_from_json,
     evaluation_to_json,
 )
 from dspy_diffusion_infill.programs import with_instructions
-from dspy_diffusion_infill.protection import Protect, protected_spans
-from dspy_diffusion_infill.windows import Masking, Window
+from dspy_diffusion_infill.runs import Evaluation
+from dspy_diffusion_infill.windows import Window
+
+__all__ = ["Candidate", "Search", "is_better"]
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """How wide and how long.
-
-    Attributes:
-        maskings: the windows, one scheme a sweep in turn; marked spans have their own.
-        sweeps: passes over all windows of all predictors.
-        num_proposals: proposals for each window and sweep.
-        num_validated: with guidance, how many of them are validated, the likeliest first.
-        protect: the user's protected text.
-        seed: decides every random choice.
-    """
-
-    maskings: tuple[Masking, ...]
-    sweeps: int
-    num_proposals: int
-    num_validated: int
-    protect: Protect
-    seed: int
-
-    def identity(self) -> list[Any]:
-        """What a journal knows the options by; a masking of the user's own by what it says."""
-        plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
-        return [*plain, identity_of(self.maskings), [str(entry) for entry in self.protect]]
+LogLikelihoods = tuple[float, ...]
 
 
-@dataclass(slots=True)
-class Target:
-    """One predictor under search: its examples, its current instructions, and their likelihood.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposal that is going to be tried.
 
     Attributes:
-        slot: what renders its contexts.
-        text: the best instructions so far.
-        agent_text: generated text that is protected.
-        marked: the marked window, if the instructions had marks.
-        filter: drops worthless proposals.
-        log_likelihoods: of the gold responses under ``text``; None without guidance.
-        position: where the window that was tried last begins; -1 where the next sweep begins at
-            the start of the text.
+        proposal: the new instructions.
+        log_likelihoods: of the gold responses under them; None without guidance.
     """
 
-    slot: Slot
-    text: str
-    agent_text: Sequence[str]
-    marked: Window | None
-    filter: ProposalFilter
-    log_likelihoods: tuple[float, ...] | None = None
-    position: int = -1
+    proposal: Proposal
+    log_likelihoods: LogLikelihoods | None = None
 
 
 @dataclass(slots=True)
@@ -85,50 +50,58 @@ class Search:
     """The state of one ``compile``; what ``run`` has found stays readable at any time.
 
     Attributes:
-        student: the program, its marks taken out; never changed.
-        targets: the predictors under search, by name.
-        infiller: makes proposals.
+        plan: what is to be done.
         validator: scores programs and keeps the budget.
-        valset: what programs are scored on.
-        labels: of the valset's rows, none of which an edit may lose; None without guidance.
-        guide: likelihood guidance; None is the paper's procedure.
-        options: how wide and how long.
-        journal: remembers what was paid for.
-        best: the best program's evaluation; the student's own at first.
-        first_calls: program runs that are made before the first trial.
+        journal: has what was paid for before.
+        first: the student's scores and the worked examples; None until ``begin``.
+        best: the best program's scores; the student's own at first.
+        targets: the predictors under search, by name.
+        skipped: predictors that are left alone, and why.
         on_trial: called after every trial.
         trials: all trials so far.
         screened: proposals that guidance dropped.
         out_of_budget: the next trial would have passed ``max_metric_calls``.
     """
 
-    student: dspy.Module
-    targets: dict[str, Target]
-    infiller: Infiller
+    plan: Plan
     validator: Validator
-    valset: Sequence[dspy.Example]
-    labels: Sequence[Hashable] | None
-    guide: Guide | None
-    options: SearchOptions
     journal: Journal
-    best: Evaluation
-    first_calls: int
+    first: FirstEvaluation | None = None
+    best: Evaluation = field(default_factory=lambda: Evaluation((), ()))
+    targets: dict[str, Target] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     on_trial: Callable[["Search"], None] = lambda search: None
     trials: list[Trial] = field(default_factory=list)
     screened: int = 0
     out_of_budget: bool = False
 
+    def begin(self, first: FirstEvaluation) -> None:
+        """Takes the first evaluation and settles which predictors are searched over."""
+        self.first, self.best = first, first.baseline
+        for name, target in self.plan.targets(first.worked).items():
+            if not self.plan.windows(target):
+                self.skipped[name] = "all of its instructions are protected"
+            elif first.is_traced and not target.slot.examples:
+                self.skipped[name] = "no run gave a response for it"
+            else:
+                self.targets[name] = target
+
     def run(self) -> None:
         """Sweeps until all are done or the budget is spent."""
+        if self.first is not None and self.first.is_hopeless:
+            ((kind, _),) = self.validator.failure_kinds.most_common(1)
+            logger.warning("no run of the student succeeded, so nothing is tried: %s", kind)
+            return
         for target in self.targets.values():
-            if self.guide is not None:
+            if self.plan.guide is not None:
                 (target.log_likelihoods,) = self._log_likelihoods(target, [target.text])
-        num_windows = self.num_windows()
-        for sweep in range(self.options.sweeps):
+        num_windows = self._num_windows()
+        for sweep in range(self.plan.options.sweeps):
             for name, target in self.targets.items():
                 self._sweep(target, sweep, num_windows[name, sweep])
                 if self.out_of_budget:
-                    logger.info("max_metric_calls=%s is spent", self.validator.max_metric_calls)
+                    budget = self.plan.scoring.max_metric_calls
+                    logger.info("max_metric_calls=%s is spent", budget)
                     return
 
     def instructions(self) -> dict[str, str]:
@@ -143,26 +116,12 @@ class Search:
         total["accepted"] = sum(trial.accepted for trial in self.trials)
         return total
 
-    def windows_of(self, target: Target, sweep: int = 0) -> list[Window]:
-        """The windows of a predictor's current instructions."""
-        if target.marked is not None:
-            return [target.marked]
-        spans = protected_spans(
-            target.text,
-            target.slot.signature,
-            protect=self.options.protect,
-            agent_text=target.agent_text,
-        )
-        offsets = self.infiller.denoiser.encode(target.text).offsets
-        masking = self.options.maskings[sweep % len(self.options.maskings)]
-        return masking.windows(target.text, offsets, spans)
-
-    def num_windows(self) -> dict[tuple[str, int], int]:
+    def _num_windows(self) -> dict[tuple[str, int], int]:
         """How many windows each sweep tries at most, by predictor and sweep: those of the start."""
         return {
-            (name, sweep): len(self.windows_of(target, sweep))
+            (name, sweep): len(self.plan.windows(target, sweep))
             for name, target in self.targets.items()
-            for sweep in range(self.options.sweeps)
+            for sweep in range(self.plan.options.sweeps)
         }
 
     def _sweep(self, target: Target, sweep: int, num_windows: int) -> None:
@@ -172,7 +131,7 @@ class Search:
         the next one goes on where this one stopped.
         """
         for _ in range(num_windows):
-            windows = self.windows_of(target, sweep)
+            windows = self.plan.windows(target, sweep)
             window = next((w for w in windows if w.start > target.position), None)
             if window is None:
                 break
@@ -187,29 +146,27 @@ class Search:
             if self.out_of_budget:
                 return
         else:
-            if any(w.start > target.position for w in self.windows_of(target, sweep)):
+            if any(w.start > target.position for w in self.plan.windows(target, sweep)):
                 return
         target.position = -1
 
     def _try_window(self, target: Target, window: Window, sweep: int) -> None:
         old = target.text
         proposals = target.filter.keep(self._propose(target, window, sweep), old)
-        for proposal, gain, log_likelihoods in self._screen(target, proposals):
+        for candidate in self._screen(target, proposals):
+            proposal = candidate.proposal
             evaluation = self._validate(target, proposal)
             if evaluation is None:
                 self.out_of_budget = True
                 return
-            if self.guide and log_likelihoods is not None and target.log_likelihoods is not None:
-                gain = self.guide.gain(target.slot, log_likelihoods, target.log_likelihoods)
-            accepted = is_better(evaluation, self.best, gain) and not loses_a_label(
-                evaluation.scores, self.best.scores, self.labels
-            )
+            gain = self._gain(target, candidate)
+            accepted = self.plan.acceptance.accepts(evaluation, self.best, gain)
             self.trials.append(
                 _trial(len(self.trials) + 1, sweep, proposal, old, evaluation, gain, accepted)
             )
             if accepted:
                 target.text, self.best = proposal.instructions, evaluation
-                target.log_likelihoods = log_likelihoods
+                target.log_likelihoods = candidate.log_likelihoods
                 if target.marked is not None:
                     target.marked = window.after_splice(proposal.fills)
             self.on_trial(self)
@@ -217,86 +174,72 @@ class Search:
     def _propose(self, target: Target, window: Window, sweep: int) -> list[Proposal]:
         """From the journal where it has them, else from the denoiser."""
         pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
-        key = ("proposals", target.slot.name, target.text, pieces, sweep)
-        if (known := self.journal.get(key_of(*key))) is None:
-            seed = random.Random(f"{self.options.seed}/{key}").randrange(2**31)
-            made = self.infiller.propose(
-                target.slot, target.text, window, num=self.options.num_proposals, seed=seed
+        parts = ("proposals", target.name, target.text, pieces, sweep)
+        if (known := self.journal.get(key_of(*parts))) is None:
+            options = self.plan.options
+            seed = random.Random(f"{options.seed}/{parts}").randrange(2**31)
+            made = self.plan.infiller.propose(
+                target.slot, target.text, window, num=options.num_proposals, seed=seed
             )
             known = [[list(p.fills), p.confidence] for p in made]
-            self.journal.put(key_of(*key), known, about=key[0])
+            self.journal.put(key_of(*parts), known, about=parts[0])
         return [
             Proposal(
-                target.slot.name,
-                window,
-                tuple(fills),
-                window.splice(target.text, fills),
-                confidence,
+                target.name, window, tuple(fills), window.splice(target.text, fills), confidence
             )
             for fills, confidence in known
         ]
 
-    def _screen(
-        self, target: Target, proposals: list[Proposal]
-    ) -> list[tuple[Proposal, Gain | None, tuple[float, ...] | None]]:
+    def _screen(self, target: Target, proposals: list[Proposal]) -> list[Candidate]:
         """Without guidance all; with it those that make gold responses likelier, best first."""
-        if self.guide is None or target.log_likelihoods is None:
-            return [(proposal, None, None) for proposal in proposals]
-        scored = []
+        if self.plan.guide is None:
+            return [Candidate(proposal) for proposal in proposals]
         found = self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
-        for proposal, log_likelihoods in zip(proposals, found, strict=True):
-            gain = self.guide.gain(target.slot, log_likelihoods, target.log_likelihoods)
-            if gain.mean > 0:
-                scored.append((proposal, gain, log_likelihoods))
-        scored.sort(key=lambda item: -item[1].mean)
-        chosen = scored[: self.options.num_validated]
-        for proposal, *_ in scored[len(chosen) :]:  # outranked here, and welcome in a later sweep
-            target.filter.forget(proposal)
+        candidates = list(map(Candidate, proposals, found))
+        gains = {id(one): self._gain(target, one) for one in candidates}
+        mean = {key: gain.mean for key, gain in gains.items() if gain is not None}
+        likelier = [one for one in candidates if mean[id(one)] > 0]
+        likelier.sort(key=lambda one: -mean[id(one)])
+        chosen = likelier[: self.plan.options.num_validated]
+        for one in likelier[len(chosen) :]:  # outranked here, and welcome in a later sweep
+            target.filter.forget(one.proposal)
         self.screened += len(proposals) - len(chosen)
         return chosen
 
-    def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[tuple[float, ...]]:
+    def _gain(self, target: Target, candidate: Candidate) -> Gain | None:
+        """What a candidate gains over the target's instructions as they are now."""
+        new, old = candidate.log_likelihoods, target.log_likelihoods
+        if self.plan.guide is None or new is None or old is None:
+            return None
+        return self.plan.guide.gain(target.slot, new, old)
+
+    def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[LogLikelihoods]:
         """Of the gold responses under each text; from the journal where it has them."""
-        assert self.guide is not None
-        keys = [("likelihood", target.slot.name, text) for text in texts]
-        new = [
-            text
-            for text, key in zip(texts, keys, strict=True)
-            if self.journal.get(key_of(*key)) is None
-        ]
-        scored = self.guide.log_likelihoods(target.slot, new) if new else []
-        for text, log_likelihoods in zip(new, scored, strict=True):
-            self.journal.put(
-                key_of("likelihood", target.slot.name, text),
-                list(log_likelihoods),
-                about="likelihood",
-            )
-        return [tuple(self.journal.get(key_of(*key)) or ()) for key in keys]
+        assert self.plan.guide is not None
+        keys = [key_of("likelihood", target.name, text) for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if not self._has(key)}
+        scored = self.plan.guide.log_likelihoods(target.slot, list(new.values())) if new else []
+        for key, log_likelihoods in zip(new, scored, strict=True):
+            self.journal.put(key, list(log_likelihoods), about="likelihood")
+        return [tuple(self.journal.get(key) or ()) for key in keys]
+
+    def _has(self, key: str) -> bool:
+        return self.journal.get(key) is not None
 
     def _validate(self, target: Target, proposal: Proposal) -> Evaluation | None:
         """Evaluates the best program with this proposal in it; None where no budget is left."""
-        if not self.validator.room_for(len(self.valset)):
+        plan = self.plan
+        if not self.validator.room_for(len(plan.valset)):
             return None
-        changes = {**self.instructions(), target.slot.name: proposal.instructions}
-        key = ("trial", changes)
-        if (known := self.journal.get(key_of(*key))) is not None:
+        changes = {**self.instructions(), target.name: proposal.instructions}
+        key = key_of("trial", changes)
+        if (known := self.journal.get(key)) is not None:
             evaluation = evaluation_from_json(known)
             self.validator.replay(evaluation)
             return evaluation
-        evaluation = self.validator.evaluate(with_instructions(self.student, changes), self.valset)
-        self.journal.put(key_of(*key), evaluation_to_json(evaluation), about=key[0])
+        evaluation = self.validator.evaluate(with_instructions(plan.base, changes), plan.valset)
+        self.journal.put(key, evaluation_to_json(evaluation), about="trial")
         return evaluation
-
-
-def is_better(new: Evaluation, best: Evaluation, gain: Gain | None) -> bool:
-    """The metric decides.
-
-    On a tie the original stays, unless the gold responses became clearly likelier.
-    """
-    difference = sum(new.scores) - sum(best.scores)
-    if abs(difference) > 1e-9:
-        return difference > 0
-    return gain is not None and gain.is_clear
 
 
 def _trial(

@@ -3,13 +3,16 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import dspy
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic_core import to_jsonable_python
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
-from dspy_diffusion_infill.optimizer.validation import Evaluation
 from dspy_diffusion_infill.programs import signature_of
+from dspy_diffusion_infill.runs import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,13 @@ def needs_traces(
         if name in names and any(_labelled(predictor, example) is None for example in examples):
             return True
     return False
+
+
+def labelled_examples(
+    program: dspy.Module, names: Sequence[str], examples: Sequence[dspy.Example]
+) -> Worked:
+    """The worked examples that labels alone give, without a run."""
+    return work_examples(program, names, examples)
 
 
 def work_examples(
@@ -66,55 +76,93 @@ def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
     return slots
 
 
-def worked_to_json(worked: Worked, rows: Sequence[dspy.Example]) -> dict[str, Any] | None:
+def worked_to_json(
+    worked: Worked, program: dspy.Module, rows: Sequence[dspy.Example]
+) -> dict[str, Any] | None:
     """For the journal: what stands in a row of the trainset is only pointed to.
 
-    None where a value is not what JSON keeps as it is.
+    Other values are written as the type of their field says. None where one cannot be read back.
     """
-
-    def written(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: {"row": row} if (row := _row_of(name, value, rows)) is not None else value
-            for name, value in values.items()
-        }
-
     try:
-        plain = {
-            name: [[written(one.inputs), written(one.outputs)] for one in examples]
+        types = _field_types(program)
+        return {
+            name: [
+                [_written(part, types[name], rows) for part in (one.inputs, one.outputs)]
+                for one in examples
+            ]
             for name, examples in worked.items()
         }
-        return plain if json.loads(json.dumps(plain)) == plain else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, PydanticUserError):
         return None
 
 
-def worked_from_json(value: Mapping[str, Any], rows: Sequence[dspy.Example]) -> Worked:
+def worked_from_json(
+    value: Mapping[str, Any], program: dspy.Module, rows: Sequence[dspy.Example]
+) -> Worked:
     """What ``worked_to_json`` wrote."""
-
-    def read(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: rows[value["row"]][name] if isinstance(value, dict) else value
-            for name, value in values.items()
-        }
-
+    types = _field_types(program)
     return {
-        name: tuple(WorkedExample(read(inputs), read(outputs)) for inputs, outputs in examples)
+        name: tuple(
+            WorkedExample(_read(inputs, types[name], rows), _read(outputs, types[name], rows))
+            for inputs, outputs in examples
+        )
         for name, examples in value.items()
     }
 
 
-def _row_of(name: str, value: Any, rows: Sequence[dspy.Example]) -> int | None:
-    """The first row whose field of this name has this value; a dict cannot be told from a pointer.
+def _field_types(program: dspy.Module) -> dict[str, dict[str, TypeAdapter[Any]]]:
+    """What reads and writes the values of each predictor's fields."""
+    return {
+        name: {
+            field: TypeAdapter(cast(Any, info.annotation))
+            for field, info in signature_of(predictor).fields.items()
+        }
+        for name, predictor in program.named_predictors()
+    }
+
+
+def _written(
+    values: Mapping[str, Any], types: Mapping[str, TypeAdapter[Any]], rows: Sequence[dspy.Example]
+) -> dict[str, Any]:
+    """Each value as ``{"row": number}`` or ``{"value": JSON}``.
 
     Raises:
-        TypeError: the value is a dict that no row has.
+        TypeError: a value is not what JSON gives back.
+        ValueError: a value is not of its field's type.
     """
+    written: dict[str, Any] = {}
+    for name, value in values.items():
+        if (row := _row_of(name, value, rows)) is not None:
+            written[name] = {"row": row}
+            continue
+        plain = json.loads(json.dumps(to_jsonable_python(value)))
+        if types[name].validate_python(plain) != value:
+            raise TypeError(f"the value of {name!r} does not survive JSON")
+        written[name] = {"value": plain}
+    return written
+
+
+def _read(
+    written: Mapping[str, Any], types: Mapping[str, TypeAdapter[Any]], rows: Sequence[dspy.Example]
+) -> dict[str, Any]:
+    return {
+        name: rows[one["row"]][name] if "row" in one else types[name].validate_python(one["value"])
+        for name, one in written.items()
+    }
+
+
+def _row_of(name: str, value: Any, rows: Sequence[dspy.Example]) -> int | None:
+    """The first row whose field of this name has this value, and this type."""
     for number, row in enumerate(rows):
-        if name in row and row[name] == value:
+        if name in row and type(row[name]) is type(value) and _equal(row[name], value):
             return number
-    if isinstance(value, dict):
-        raise TypeError(f"the value of {name!r} is a dict")
     return None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are equal; arrays, whose comparison is an array, are where all is."""
+    same = one == other
+    return bool(same.all()) if hasattr(same, "all") else bool(same)
 
 
 def _labelled(predictor: dspy.Predict, example: dspy.Example) -> WorkedExample | None:
@@ -148,22 +196,20 @@ def _worked_example(
 
 
 def _good_runs(traced: Evaluation | None) -> set[int]:
-    """Of the runs that did not raise, those that scored at least the average of them.
-
-    All of them where that average is not above zero.
-    """
+    """Of the runs that did not raise, those that scored at least the average of them."""
     if traced is None:
         return set()
     ran = [number for number, trace in enumerate(traced.traces) if trace]
+    scores = [traced.scores[number] for number in ran]
     if not ran:
         return set()
-    average = sum(traced.scores[number] for number in ran) / len(ran)
-    best = {n for n in ran if traced.scores[n] >= average and traced.scores[n] > 0}
-    if not best:
+    if min(scores) == max(scores) <= 0:
         logger.warning(
-            "no traced run scored above zero: responses of steps without labels come from poor runs"
+            "no traced run scored above another, or above zero: responses of steps without labels "
+            "may come from poor runs"
         )
-    return best or set(ran)
+    average = sum(scores) / len(ran)
+    return {number for number in ran if traced.scores[number] >= average - 1e-9}
 
 
 def _call_of(

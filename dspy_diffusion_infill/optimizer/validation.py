@@ -1,13 +1,14 @@
-"""Scoring programs on a data set within a budget of runs."""
+"""Scoring programs within a budget of runs."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
 
 from dspy_diffusion_infill.optimizer.checks import num_positional
+from dspy_diffusion_infill.optimizer.options import Scoring
 from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, as_float, evaluate
 
 
@@ -20,80 +21,98 @@ class Validator:
     """Scores programs and keeps the budget.
 
     Attributes:
-        metric: called as metric(example, prediction), or with a third None where it requires a
-            trace.
-        num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
-        max_errors: failures in one evaluation that are tolerated; None is DSPy's setting. Answers
-            that cannot be parsed are not counted: they are what the instructions are to mend.
-        failure_score: what an example that raised counts.
-        max_metric_calls: budget over all evaluations; None is none.
+        scoring: metric, limits and budget.
         metric_calls: spent so far.
         failure_kinds: how often each kind of exception was raised, with its first words.
+        lowest: the lowest score that the metric has given, at most 0.
     """
 
-    metric: Callable[..., Any]
-    num_threads: int | None
-    max_errors: int | None
-    failure_score: float
-    max_metric_calls: int | None
+    scoring: Scoring
     metric_calls: int = 0
     failure_kinds: Counter[str] = field(default_factory=Counter)
+    lowest: float = 0.0
 
     @property
     def num_failures(self) -> int:
         """Runs that raised, over all evaluations."""
         return self.failure_kinds.total()
 
-    def room_for(self, num_examples: int) -> bool:
+    def room_for(self, num_rows: int) -> bool:
         """Whether the budget allows that many more metric calls."""
-        return (
-            self.max_metric_calls is None
-            or self.metric_calls + num_examples <= self.max_metric_calls
-        )
+        budget = self.scoring.max_metric_calls
+        return budget is None or self.metric_calls + num_rows <= budget
 
     def replay(self, evaluation: Evaluation) -> None:
         """Counts an evaluation that was paid for in a run that was cut off."""
         self.metric_calls += len(evaluation.scores)
-        self.failure_kinds.update(evaluation.failures)
+        self._count(evaluation)
 
-    def evaluate(self, program: dspy.Module, examples: Sequence[dspy.Example]) -> Evaluation:
-        """Runs and scores the program on every example.
+    def evaluate(self, program: dspy.Module, rows: Sequence[dspy.Example]) -> Evaluation:
+        """Runs and scores the program on every row.
 
         Raises:
             BudgetSpentError: before any call, if the budget does not allow all of them.
-            TooManyFailuresError: more than ``max_errors`` examples raised.
+            TooManyFailuresError: more than ``max_errors`` rows raised.
         """
-        if not self.room_for(len(examples)):
+        if not self.room_for(len(rows)):
             raise BudgetSpentError(
-                f"{self.metric_calls} of {self.max_metric_calls} metric calls are spent"
+                f"{self.metric_calls} of {self.scoring.max_metric_calls} metric calls are spent"
             )
-        self.metric_calls += len(examples)
+        limit = self.scoring.max_errors
+        self.metric_calls += len(rows)
         try:
             found = evaluate(
                 program,
-                examples,
+                rows,
                 self._score,
-                num_threads=self.num_threads,
-                max_errors=dspy.settings.max_errors if self.max_errors is None else self.max_errors,
-                failure_score=self.failure_score,
+                num_threads=self.scoring.num_threads,
+                max_errors=dspy.settings.max_errors if limit is None else limit,
+                failure_score=self.scoring.failure_score or 0.0,
             )
         except TooManyFailuresError as error:
             self.failure_kinds.update(error.failures)
             raise
-        self.failure_kinds.update(found.failures)
-        return found
+        self._count(found)
+        return self._below_all(found)
+
+    def _count(self, evaluation: Evaluation) -> None:
+        self.failure_kinds.update(evaluation.failures)
+        self.lowest = min(self.lowest, *evaluation.scores)
+
+    def _below_all(self, evaluation: Evaluation) -> Evaluation:
+        """Without a ``failure_score`` of the user's, a failure never outranks an answer.
+
+        Under a metric whose best score is 0, a failure that counts 0 would be the best answer.
+        """
+        if self.scoring.failure_score is not None or not evaluation.failed:
+            return evaluation
+        scores = list(evaluation.scores)
+        for number in evaluation.failed:
+            scores[number] = self.lowest
+        return replace(evaluation, scores=tuple(scores))
 
     def _score(self, example: dspy.Example, prediction: Any) -> float:
-        extra = (None,) * (num_positional(self.metric) - 2)
-        return as_float(self.metric(example, prediction, *extra))
+        metric = self.scoring.metric
+        return as_float(metric(example, prediction, *(None,) * (num_positional(metric) - 2)))
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The scores and failures; traces are not written."""
-    return {"scores": list(evaluation.scores), "failures": list(evaluation.failures)}
+    return {
+        "scores": list(evaluation.scores),
+        "failures": list(evaluation.failures),
+        "failed": list(evaluation.failed),
+        "num_unread": evaluation.num_unread,
+    }
 
 
 def evaluation_from_json(value: Mapping[str, Any]) -> Evaluation:
     """An evaluation without traces."""
     scores: Sequence[float] = value["scores"]
-    return Evaluation(tuple(scores), (None,) * len(scores), tuple(value["failures"]))
+    return Evaluation(
+        scores=tuple(scores),
+        traces=(None,) * len(scores),
+        failures=tuple(value["failures"]),
+        failed=tuple(value["failed"]),
+        num_unread=value["num_unread"],
+    )

@@ -1,0 +1,89 @@
+"""From a search to the program that ``compile`` returns, with its records."""
+
+import logging
+from dataclasses import fields
+from typing import Any
+
+import dspy
+
+from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
+from dspy_diffusion_infill.optimizer.search import Search
+from dspy_diffusion_infill.programs import (
+    copy_program,
+    give_back_lms,
+    instructions_of,
+    with_instructions,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Module:
+    """The best program with its records, bound to the LMs that the student is bound to.
+
+    Args:
+        search: at its end, or wherever it was cut off.
+        passes: forward passes that the denoiser made.
+        seconds: wall time of the whole ``compile``.
+    """
+    _warn(search)
+    best = with_instructions(search.plan.base, search.instructions())
+    records = _records(search, instructions_of(best), passes, seconds)
+    candidates = _candidates(search)
+    for program in (best, *(row["program"] for row in candidates)):
+        give_back_lms(program, search.plan.student)
+    vars(best).update(
+        detailed_results=records,
+        total_calls=records.metric_calls,
+        candidate_programs=candidates,
+    )
+    return best
+
+
+def _warn(search: Search) -> None:
+    """Says what was left alone, and how often runs failed."""
+    for name, reason in search.skipped.items():
+        logger.warning("the instructions of %r are left alone: %s", name, reason)
+    if failed := search.validator.num_failures:
+        ((kind, times),) = search.validator.failure_kinds.most_common(1)
+        runs = search.validator.metric_calls
+        logger.warning("%d of %d runs raised, most often (%d): %s", failed, runs, times, kind)
+
+
+def _records(search: Search, after: dict[str, str], passes: int, seconds: float) -> DetailedResults:
+    plan, baseline = search.plan, search.first.baseline if search.first else search.best
+    names = {f.name for f in fields(ProposalCounts)}
+    counts = {name: number for name, number in search.counts().items() if name in names}
+    return DetailedResults(
+        instructions_before=dict(plan.before),
+        instructions_after=after,
+        score_before=baseline.mean,
+        score_after=search.best.mean,
+        scores_before=baseline.scores,
+        scores_after=search.best.scores,
+        trials=tuple(search.trials),
+        counts=ProposalCounts(**counts),
+        metric_calls=search.validator.metric_calls,
+        num_failures=search.validator.num_failures,
+        denoiser_passes=passes,
+        seconds=seconds,
+        denoiser=plan.infiller.denoiser.name,
+        guidance=None if plan.guide is None else plan.guide.scorer.name,
+        skipped=dict(search.skipped),
+    )
+
+
+def _candidates(search: Search) -> list[dict[str, Any]]:
+    """The programs of student and trials, best first, as DSPy's other optimizers give them."""
+    base = search.plan.base
+    if search.first is None:
+        return []
+    rows: list[tuple[float, dspy.Module]] = [(search.first.baseline.mean, copy_program(base))]
+    current: dict[str, str] = {}
+    for trial in search.trials:
+        changes = {**current, trial.predictor: trial.instructions}
+        rows.append((trial.score, with_instructions(base, changes)))
+        if trial.accepted:
+            current = changes
+    rows.sort(key=lambda row: -row[0])
+    return [{"score": score, "program": program} for score, program in rows]

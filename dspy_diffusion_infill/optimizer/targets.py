@@ -1,0 +1,48 @@
+"""The predictors under search: what of their instructions is masked, window by window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dspy_diffusion_infill.contexts import Slot
+from dspy_diffusion_infill.denoisers.protocol import Denoiser
+from dspy_diffusion_infill.infiller.proposals import ProposalFilter
+from dspy_diffusion_infill.protection import Protect, protected_spans
+from dspy_diffusion_infill.windows import Masking, Window
+
+
+@dataclass(slots=True)
+class Target:
+    """One predictor under search: its examples, its current instructions, and their likelihood.
+
+    Attributes:
+        slot: renders its contexts.
+        text: the best instructions so far.
+        agent_text: generated text that is protected.
+        marked: the window of ``[[infill:n]]`` marks, if the instructions had any.
+        filter: drops worthless proposals.
+        log_likelihoods: of the gold responses under ``text``; None without guidance.
+        position: where the window that was tried last begins; -1 where the next sweep begins at
+            the start of the text.
+    """
+
+    slot: Slot
+    text: str
+    agent_text: Sequence[str]
+    marked: Window | None
+    filter: ProposalFilter
+    log_likelihoods: tuple[float, ...] | None = None
+    position: int = -1
+
+    @property
+    def name(self) -> str:
+        """The predictor's name in the program."""
+        return self.slot.name
+
+    def windows(self, masking: Masking, protect: Protect, denoiser: Denoiser) -> list[Window]:
+        """The windows of the current instructions."""
+        if self.marked is not None:
+            return [self.marked]
+        spans = protected_spans(
+            self.text, self.slot.signature, protect=protect, agent_text=self.agent_text
+        )
+        return masking.windows(self.text, denoiser.encode(self.text).offsets, spans)
