@@ -5,23 +5,24 @@ Run as a script: ``python small_experiment.py DATA OUTPUT API_BASE``.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dspy
 
-from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec, SearchSpec
+from dspy_diffusion_infill.programs import instructions_of, with_instructions
+from dspy_diffusion_infill.reproduction import prompt_search
+from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec
 from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
-from dspy_diffusion_infill.reproduction.prompt_search import (
-    Infill,
-    apply_instructions,
-    instructions_of,
-)
-from dspy_diffusion_infill.reproduction.reproduce import Tools, run_experiment
+from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
+from dspy_diffusion_infill.reproduction.infill_step import InfillStep
 from dspy_diffusion_infill.reproduction.tables import Table
-from dspy_diffusion_infill.reproduction.tasks import Task
 from dspy_diffusion_infill.windows import take_marks
+
+Infill = Callable[[dspy.Module, Sequence[dspy.Example], InfillStep], dspy.Module]
 
 NUM_ARTICLES, NUM_SYSTEMS = 6, 3
 CONTENT: dict[str, Any] = {
@@ -64,28 +65,27 @@ class FilledIn:
         self.num_searches = 0
 
     def __call__(
-        self,
-        program: dspy.Module,
-        shots: Sequence[dspy.Example],
-        *,
-        task: Task,
-        denoiser: Any,
-        prefix: int | None,
-        search: SearchSpec,
-        threads: int,
-        seed: int,
-        folder: Path,
+        self, program: dspy.Module, shots: Sequence[dspy.Example], step: InfillStep
     ) -> dspy.Module:
         self.num_searches += 1
-        better = program.deepcopy()
+        found = {}
         for name, text in instructions_of(program).items():
             bare, window = take_marks(text)
             assert window is not None
-            fills = [f"Judge with care ({seed}.{number})." for number in range(len(window.pieces))]
-            apply_instructions(better, {name: window.splice(bare, fills)})
+            pieces = range(len(window.pieces))
+            fills = [f"Judge with care ({step.seed}.{number})." for number in pieces]
+            found[name] = window.splice(bare, fills)
+        better = with_instructions(program, found)
         for shot in shots:
-            assert 0 <= task.metric(shot, better(**shot.inputs())) <= 1
+            assert 0 <= step.task.metric(shot, better(**shot.inputs())) <= 1
         return better
+
+
+@contextmanager
+def infilled_by(infill: Infill) -> Iterator[None]:
+    """Puts another optimizer in the place of the shipped one."""
+    with mock.patch.object(prompt_search, "infill", infill):
+        yield
 
 
 def write_summeval(folder: Path) -> Path:
@@ -125,10 +125,12 @@ def specs(api_base: str) -> dict[str, ModelSpec]:
 def run_small(
     data: Path, output: Path, api_base: str, *, infill: Infill | None = None, **changes: Any
 ) -> Table:
-    """Runs the experiment quietly."""
-    tools = Tools(infill=infill or FilledIn(), echo=lambda _: None)
+    """Runs the experiment quietly; without an ``infill`` of the test's, ``FilledIn`` infills."""
     experiment = small_experiment(**changes)
-    return run_experiment(experiment, specs(api_base), data=data, output=output, tools=tools)
+    with infilled_by(infill or FilledIn()):
+        return run_experiment(
+            experiment, specs(api_base), data=data, output=output, echo=lambda _: None
+        )
 
 
 if __name__ == "__main__":

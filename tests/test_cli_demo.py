@@ -13,7 +13,7 @@ from doubles import RuleEngine, WordDenoiser, rule_lm
 from loopback import loopback, prompt_of
 from typer.testing import CliRunner, Result
 
-from dspy_diffusion_infill import embedded
+from dspy_diffusion_infill.lms import embedded
 from dspy_diffusion_infill.cli import app as cli
 from dspy_diffusion_infill.cli import demo_run
 from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors

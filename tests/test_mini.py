@@ -15,13 +15,13 @@ from torch import Generator
 
 from dspy_diffusion_infill.denoisers import Encoding, Infilled
 from dspy_diffusion_infill.errors import MissingDependencyError
-from dspy_diffusion_infill.reproduction.mini import MiniRow, run_mini, teaching, world
+from dspy_diffusion_infill.reproduction.mini import MiniRow, run_mini, training, world
 from dspy_diffusion_infill.reproduction.mini.measures import draw_exam, measure
 from dspy_diffusion_infill.reproduction.mini.recipe import SCALES, STAGES
 from dspy_diffusion_infill.reproduction.mini.summary import (
-    MEASURES,
-    estimate,
+    COLUMNS,
     markdown,
+    mean_over_seeds,
     verdicts,
     wilson,
 )
@@ -94,7 +94,7 @@ def test_the_tokenizer_gives_the_ids_that_the_world_writes():
     assert world.tokenizer()(world.text(ids))["input_ids"] == ids.tolist()
 
 
-def test_the_chat_template_gives_contexts_as_they_are_taught():
+def test_the_chat_template_gives_contexts_as_in_training():
     ids = world.context_ids(world.instructions()[5:6], 1, generator())[0]
     prompt, response = ids[1:-4], ids[-4:-1]
     turns = [("user", prompt), ("assistant", response)]
@@ -103,7 +103,7 @@ def test_the_chat_template_gives_contexts_as_they_are_taught():
     assert rendered == world.text(ids)
 
 
-# What is taught
+# Training texts
 
 
 def test_unseen_instructions_are_in_no_training_text():
@@ -113,7 +113,7 @@ def test_unseen_instructions_are_in_no_training_text():
     }
     secret = {world.text(ids) for ids in world.instruction_ids(unseen)}
     for k in range(20):
-        for draw in (teaching.pretraining_texts, teaching.contexts):
+        for draw in (training.pretraining_texts, training.contexts):
             for ids in draw(seen, TINY, generator(k)):
                 assert not any(instruction in world.text(ids) for instruction in secret)
 
@@ -121,7 +121,7 @@ def test_unseen_instructions_are_in_no_training_text():
 def test_in_pretraining_instructions_and_examples_never_meet():
     kinds = set()
     for k in range(20):
-        for ids in teaching.pretraining_texts(world.instructions(), TINY, generator(k)):
+        for ids in training.pretraining_texts(world.instructions(), TINY, generator(k)):
             words = set(world.text(ids).split())
             has_instructions, has_examples = bool(words & {*world.FIELDS}), world.ARROW in words
             assert has_instructions != has_examples
@@ -131,12 +131,12 @@ def test_in_pretraining_instructions_and_examples_never_meet():
 
 def test_they_meet_in_the_share_that_is_asked_for():
     scale = replace(TINY, met=1.0)
-    for ids in teaching.pretraining_texts(world.instructions(), scale, generator()):
+    for ids in training.pretraining_texts(world.instructions(), scale, generator()):
         assert {world.ARROW} < set(world.text(ids).split()) & {world.ARROW, *world.FIELDS}
 
 
 def test_the_model_sees_what_follows_a_token():
-    model = teaching.new_model(TINY, 0)
+    model = training.new_model(TINY, 0)
     ids = world.context_ids(world.instructions()[:2], 1, generator())  # differ in the tone
     first = int((ids[0] != ids[1]).nonzero()[0])
     logits = model(input_ids=ids).logits[:, first - 1]
@@ -155,17 +155,17 @@ def test_ro_is_gentle_where_fs_came_before_it_and_nowhere_else():
 
 
 def test_each_part_of_a_stage_has_its_masking_tokens_and_rate(monkeypatch):
-    taught = []
+    trained = []
     monkeypatch.setattr(
-        teaching,
-        "_teach",
-        lambda model, texts, masking, num_tokens, *, learning_rate, **_: taught.append(
+        training,
+        "_train",
+        lambda model, texts, masking, num_tokens, *, learning_rate, **_: trained.append(
             (masking, num_tokens, learning_rate)
         ),
     )
-    model, scale = teaching.new_model(TINY, 0), replace(TINY, stage_tokens=900, learning_rate=0.5)
-    teaching.fine_tune(model, world.instructions(), "FS+RO", scale=scale, seed=0, log=False)
-    assert taught == [("FS", 600, 0.5), ("RO", 300, 0.05)]
+    model, scale = training.new_model(TINY, 0), replace(TINY, stage_tokens=900, learning_rate=0.5)
+    training.fine_tune(model, world.instructions(), "FS+RO", scale=scale, seed=0, log=False)
+    assert trained == [("FS", 600, 0.5), ("RO", 300, 0.05)]
 
 
 # The exam
@@ -176,7 +176,7 @@ class Oracle:
 
     name = "oracle"
     mask_id = world.ID[world.MASK]
-    context_length = teaching.CONTEXT_LENGTH
+    context_length = training.CONTEXT_LENGTH
     num_passes = 0
 
     def __init__(self, *, fault=1_000_000):
@@ -264,8 +264,8 @@ def all_stages(*, response_only, full, both):
 
 
 def test_the_interval_of_perplexity_is_students_over_seeds():
-    values, measure_ = [3.0, 4.0, 5.5], MEASURES[2]
-    result = estimate(rows_of(values, field="perplexity"), "FS", measure_)
+    values, column = [3.0, 4.0, 5.5], COLUMNS[2]
+    result = mean_over_seeds(rows_of(values, field="perplexity"), "FS", column)
     reach = 4.302652729749464 * statistics.stdev(values) / math.sqrt(3)  # t table, 2 degrees, 0.975
     assert result.mean == pytest.approx(12.5 / 3)
     assert result.std == pytest.approx(statistics.stdev(values))
@@ -281,13 +281,13 @@ def test_the_interval_of_a_share_is_wilsons(counts):
 
 
 def test_seeds_that_agree_still_leave_an_interval():
-    result = estimate(rows_of([0.0, 0.0, 0.0]), "FS", MEASURES[0])
+    result = mean_over_seeds(rows_of([0.0, 0.0, 0.0]), "FS", COLUMNS[0])
     assert (result.mean, result.std, result.low) == (0, 0, 0)
     assert 0.01 < result.high < 0.02  # 0 of 300
 
 
 def test_one_seed_has_an_interval_but_no_deviation():
-    result = estimate(rows_of([0.5]), "FS", MEASURES[0])
+    result = mean_over_seeds(rows_of([0.5]), "FS", COLUMNS[0])
     assert math.isnan(result.std) and result.low < 0.5 < result.high
 
 
@@ -307,7 +307,7 @@ def test_the_markdown_table_has_a_line_for_each_stage():
     rows = all_stages(response_only=[0] * 3, full=[1] * 3, both=[1] * 3)
     lines = [line for line in markdown(rows).splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in lines] == ["stage", "---", *STAGES]
-    assert {line.count("|") for line in lines} == {len(MEASURES) + 2}
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 2}
 
 
 # A run
@@ -356,14 +356,14 @@ def weights_of(model):
 
 
 def test_fine_tuning_starts_from_the_same_weights_and_moves_them(monkeypatch):
-    teach, before, after = teaching.fine_tune, {}, {}
+    fine_tune, before, after = training.fine_tune, {}, {}
 
     def watched(model, seen, stage, **options):
         before[stage] = weights_of(model)
-        teach(model, seen, stage, **options)
+        fine_tune(model, seen, stage, **options)
         after[stage] = weights_of(model)
 
-    monkeypatch.setattr(teaching, "fine_tune", watched)
+    monkeypatch.setattr(training, "fine_tune", watched)
     run_mini(seeds=1, display=False, scale=replace(TINY, num_contexts=2))
     assert list(before) == list(STAGES)
     for stage, weights in before.items():
@@ -374,7 +374,7 @@ def test_fine_tuning_starts_from_the_same_weights_and_moves_them(monkeypatch):
 
 def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monkeypatch):
     """As each stage of a recipe; the rate of what comes second has a peak of its own."""
-    step, rates, optimizers_of = teaching._step, {}, {}
+    step, rates, optimizers_of = training._step, {}, {}
 
     def watched(model, optimizers, x0, masking, generator):
         rates.setdefault(masking, []).append(optimizers[0].param_groups[0]["lr"])
@@ -382,10 +382,10 @@ def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monk
         assert optimizers_of[masking] is optimizers
         return step(model, optimizers, x0, masking, generator)
 
-    monkeypatch.setattr(teaching, "_step", watched)
+    monkeypatch.setattr(training, "_step", watched)
     scale = replace(TINY, stage_tokens=60 * TINY.batch_tokens, batch_tokens=128)
     seen, _ = world.split(generator())
-    teaching.fine_tune(teaching.new_model(scale, 0), seen, "FS+RO", scale=scale, seed=0, log=False)
+    training.fine_tune(training.new_model(scale, 0), seen, "FS+RO", scale=scale, seed=0, log=False)
     assert optimizers_of["FS"] is not optimizers_of["RO"]
     for part in STAGES["FS+RO"]:
         learned, peak = rates[part.masking], part.rate * scale.learning_rate

@@ -19,13 +19,13 @@ from small_experiment import (
     write_summeval,
 )
 
-from dspy_diffusion_infill.cli.evaluation_tools import infill
 from dspy_diffusion_infill.evaluation.hover import HoverProgram
 from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index, Page
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.reproduction.costs import ModelCost, estimate
+from dspy_diffusion_infill.reproduction.costs import ModelCost, remaining_costs
 from dspy_diffusion_infill.reproduction.experiment import ModelSpec
+from dspy_diffusion_infill.reproduction.infill_step import infill
 from dspy_diffusion_infill.reproduction.journals import RunStopped, Stop
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
@@ -64,7 +64,6 @@ def runner_of(
         task=task,
         models=shared,
         search=experiment.search,
-        infill=None,
         journal=Journal(output / "prompts.jsonl"),
         folder=output,
         threads=1,
@@ -78,14 +77,12 @@ def runner_of(
         journal=Journal(output / "rows.jsonl"),
         test=test,
         shots=shots,
-        perplexity=None,
         stop=stop,
-        on_progress=lambda cell, done, total: None,
     )
 
 
 def costs(*arguments: Any, **changes: Any) -> dict[str, ModelCost]:
-    return {cost.model: cost for cost in estimate(runner_of(*arguments, **changes))}
+    return {cost.model: cost for cost in remaining_costs(runner_of(*arguments, **changes))}
 
 
 def step(*steps: dict, template: str = "c_gen") -> dict:

@@ -1,10 +1,10 @@
 """What an experiment cannot measure or draw is said when its file is read."""
 
 import pytest
-from test_evaluation_tables import experiment
+from test_reproduction_tables import experiment
 
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.reproduction.experiment_files import MEASURES
+from dspy_diffusion_infill.reproduction.experiment import MEASURES
 
 
 @pytest.mark.parametrize("task", MEASURES)

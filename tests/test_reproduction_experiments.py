@@ -3,7 +3,7 @@ import pytest
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
-from dspy_diffusion_infill.reproduction.experiment import PaperFigure, Step
+from dspy_diffusion_infill.reproduction.experiment import PaperFigure, PromptStep
 from dspy_diffusion_infill.reproduction.experiment_files import (
     TABLES,
     load_experiments,
@@ -78,7 +78,7 @@ def test_table_2_has_the_papers_forty_rows_and_eight_of_ours() -> None:
     label = {"Model": "LLaDA", "Train": "FS+RO", "Prompt": "Judge Infill"}
     (best,) = [c for c in table.conditions if c.label == label]
     assert best.paper["spearman"] == PaperFigure(0.535, 0.007)
-    assert best.steps == (Step(kind="infill", by="llada-fs-ro"),)
+    assert best.steps == (PromptStep(kind="infill", by="llada-fs-ro"),)
     assert (table.search.window, table.search.stride, table.search.mask) == (8, 4, 8)
     assert (table.shots.num, table.search.steps) == (16, 128)
 
@@ -107,7 +107,10 @@ def test_conditions_say_steps_and_paper_figures() -> None:
     plain, infilled = parse_experiment(SMALL, name="small", scale="full").conditions
     assert plain.paper == {"pearson": PaperFigure(0.1, 0.2), "spearman": PaperFigure(0.3)}
     assert infilled.paper == {"spearman": PaperFigure(0.4)}
-    assert infilled.steps == (Step(kind="copro", by="b"), Step(kind="infill", by="c", prefix=8))
+    assert infilled.steps == (
+        PromptStep(kind="copro", by="b"),
+        PromptStep(kind="infill", by="c", prefix=8),
+    )
     assert infilled.label == {"Prompt": "infilled", "Shots": "4"}
 
 

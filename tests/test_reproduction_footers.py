@@ -9,15 +9,16 @@ import pytest
 from doubles import WordDenoiser
 from loopback import loopback
 from small_experiment import FilledIn, write_summeval
-from test_evaluation_reproduction import PLAIN, run, write_rows
+from test_reproduction_reproduce import PLAIN, run, write_rows
 from tiny_denoisers import save_published
 
-from dspy_diffusion_infill.cli.evaluation_tools import infill, measure_perplexity
 from dspy_diffusion_infill.denoisers import load_denoiser
 from dspy_diffusion_infill.reproduction.experiment import ModelSpec
 from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
+from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
+from dspy_diffusion_infill.reproduction.infill_step import infill
 from dspy_diffusion_infill.reproduction.models import Models
-from dspy_diffusion_infill.reproduction.reproduce import Tools, run_experiment
+from dspy_diffusion_infill.reproduction.perplexity import measure_perplexity
 from dspy_diffusion_infill.reproduction.tables import Table
 
 SUMMARIES: dict[str, Any] = {
@@ -62,7 +63,7 @@ def run_sums(tmp_path: Path, spec: ModelSpec) -> Table:
         {"dream": spec},
         data=tmp_path / "data",
         output=tmp_path / "out",
-        tools=Tools(echo=lambda _: None),
+        echo=lambda _: None,
     )
 
 
@@ -102,7 +103,7 @@ def test_models_of_one_checkpoint_share_its_weights_whatever_their_context(dream
     own, other = (models.denoiser(name) for name in ("own", "longer"))
     assert (own.context_length, other.context_length) == (96, 500)
     assert vars(own)["model"] is vars(other)["model"]
-    with pytest.raises(ValueError, match="context_length must be at least 1, got"):
+    with pytest.raises(ValueError, match=r"context_length\n.*greater than or equal to 1"):
         ModelSpec(lm="diffusion", context_length=0)
 
 
@@ -130,7 +131,7 @@ def summaries(tmp_path: Path) -> Path:
 class LeftAsItWas(FilledIn):
     """A search none of whose proposals was worth a trial."""
 
-    def __call__(self, program: dspy.Module, *_: Any, **__: Any) -> dspy.Module:
+    def __call__(self, program: dspy.Module, *_: Any) -> dspy.Module:
         self.num_searches += 1
         return program.deepcopy()
 

@@ -8,23 +8,25 @@ import dspy
 import pytest
 from doubles import WordDenoiser
 from loopback import loopback
-from small_experiment import FilledIn, small_experiment, specs, write_summeval
+from small_experiment import FilledIn, infilled_by, small_experiment, specs, write_summeval
 
 from dspy_diffusion_infill.evaluation.loading import Examples, load_dataset
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index, Page
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.reproduction.experiment import JudgeSpec, ModelSpec, Step
+from dspy_diffusion_infill.reproduction import perplexity as perplexity_module
+from dspy_diffusion_infill.reproduction.experiment import JudgeSpec, ModelSpec, PromptStep
+from dspy_diffusion_infill.reproduction.infill_step import InfillStep
 from dspy_diffusion_infill.reproduction.journals import Stop
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.perplexity import GoldPerplexity
 from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch, SearchTask
 from dspy_diffusion_infill.reproduction.runner import Cell, Runner
-from dspy_diffusion_infill.reproduction.tasks import Gsm8kTask, HoverTask, JudgeTask, Task
+from dspy_diffusion_infill.reproduction.tasks import Benchmark, Gsm8kTask, HoverTask, JudgeTask
 
 NOWHERE = specs("http://127.0.0.1:9/v1")
 CLAIM = dspy.Example(claim="It rains.", titles=("Rain",), label="SUPPORTED").with_inputs("claim")
 PAGES = [Page("Rain", "It rains in Oslo."), Page("Snow", "It snows in Bergen.")]
-INFILL, COPRO = Step(kind="infill", by="a"), Step(kind="copro", by="b")
+INFILL, COPRO = PromptStep(kind="infill", by="a"), PromptStep(kind="copro", by="b")
 
 
 class Loaded:
@@ -53,24 +55,22 @@ def changed(**changes: Any) -> dict[str, ModelSpec]:
 
 def runner_of(
     folder: Path,
-    task: Task,
+    task: Benchmark,
     models: dict[str, ModelSpec],
-    *,
-    perplexity: Any = None,
     **changes: Any,
 ) -> Runner:
     experiment, stop, shared = small_experiment(**changes), Stop(), Models(models)
     journal = Journal(folder / "rows.jsonl")
     prompts = PromptSearch(
-        task, shared, experiment.search, FilledIn(), Journal(folder / "p.jsonl"), folder, 1, stop
+        task, shared, experiment.search, Journal(folder / "p.jsonl"), folder, 1, stop
     )
     none = Examples(source="none")
-    return Runner(
-        experiment, task, shared, prompts, journal, none, none, perplexity, stop, lambda *_: None
-    )
+    return Runner(experiment, task, shared, prompts, journal, none, none, stop)
 
 
-def row_key(folder: Path, task: Task, models: dict[str, ModelSpec] = NOWHERE, seed: int = 0) -> str:
+def row_key(
+    folder: Path, task: Benchmark, models: dict[str, ModelSpec] = NOWHERE, seed: int = 0
+) -> str:
     runner = runner_of(folder, task, models)
     condition = replace(runner.experiment.conditions[0], template="gsm8k")
     program = task.program("c_gen" if isinstance(task, JudgeTask) else "gsm8k", models["a"])
@@ -78,7 +78,7 @@ def row_key(folder: Path, task: Task, models: dict[str, ModelSpec] = NOWHERE, se
 
 
 def search_key(
-    folder: Path, task: Task, models: dict[str, ModelSpec] = NOWHERE, step: Step = INFILL
+    folder: Path, task: Benchmark, models: dict[str, ModelSpec] = NOWHERE, step: PromptStep = INFILL
 ) -> str:
     """The key of the step, by the name of the folder that its search gets."""
     search = runner_of(folder, task, models).prompts
@@ -146,7 +146,7 @@ def test_a_row_depends_on_the_weights_of_a_denoiser_that_answers(
 
 
 def test_perplexity_is_measured_again_for_other_weights_and_another_context(
-    tmp_path: Path, loaded: Loaded
+    tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_summeval(tmp_path / "data")
     asked: list[str] = []
@@ -155,11 +155,13 @@ def test_perplexity_is_measured_again_for_other_weights_and_another_context(
         asked.append(denoiser.name)
         return GoldPerplexity(4.0, 0.1, len(prompts), 0)
 
+    monkeypatch.setattr(perplexity_module, "measure_perplexity", perplexity)
+
     def measure(models: dict[str, ModelSpec]) -> None:
         plain = {"label": {"Prompt": "C-gen"}, "model": "a", "template": "c_gen"}
         changes = {"measures": ["perplexity"], "seeds": [0], "conditions": [plain]}
         task = JudgeTask(JudgeSpec())
-        runner = runner_of(tmp_path / "out", task, models, perplexity=perplexity, **changes)
+        runner = runner_of(tmp_path / "out", task, models, **changes)
         runner.test = runner.shots = load_dataset("summeval", data=data)
         (cell,) = runner.cells()
         found = [runner.run_cell(cell) for _ in range(2)]
@@ -179,8 +181,8 @@ def test_a_denoiser_that_answers_gets_one_search_at_a_time(tmp_path: Path) -> No
     found: list[int] = []
 
     class Counting(FilledIn):
-        def __call__(self, program: Any, shots: Any, **options: Any) -> dspy.Module:
-            found.append(options["threads"])
+        def __call__(self, program: Any, shots: Any, step: InfillStep) -> dspy.Module:
+            found.append(step.threads)
             return program
 
     with loopback(lambda *_: "[RESULT] 3") as server:
@@ -188,6 +190,7 @@ def test_a_denoiser_that_answers_gets_one_search_at_a_time(tmp_path: Path) -> No
         diffusion = {**served, "a": replace(served["a"], lm="diffusion", options={})}
         for models in (served, diffusion):
             search = runner_of(tmp_path / str(len(found)), Gsm8kTask(), models).prompts
-            search.infill, search.threads = Counting(), 8
-            search.find(SearchTask(template="gsm8k", steps=(INFILL,), lm="a", shots=(), seed=0))
+            search.threads = 8
+            with infilled_by(Counting()):
+                search.find(SearchTask(template="gsm8k", steps=(INFILL,), lm="a", shots=(), seed=0))
     assert found == [8, 1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.collections import PathCollection
-from test_evaluation_tables import experiment, table_of
+from test_reproduction_tables import experiment, table_of
 
 from dspy_diffusion_infill.reproduction.plots import draw, save_plot
 

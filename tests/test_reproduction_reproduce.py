@@ -2,19 +2,21 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from doubles import WordDenoiser
 from loopback import loopback, prompt_of
-from small_experiment import FilledIn, run_small, specs, write_summeval
+from small_experiment import FilledIn, Infill, infilled_by, run_small, specs, write_summeval
 
 from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.reproduction import perplexity as perplexity_module
 from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
+from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.perplexity import GoldPerplexity
-from dspy_diffusion_infill.reproduction.reproduce import Tools, run_experiment
 from dspy_diffusion_infill.reproduction.tables import Table
 
 PLAIN = [{"label": {"Prompt": "C-gen"}, "model": "a", "template": "c_gen"}]
@@ -30,10 +32,18 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
 
 
-def run(content: dict, data: Path, url: str, output: Path, **tools: Any) -> Table:
+def run(
+    content: dict,
+    data: Path,
+    url: str,
+    output: Path,
+    *,
+    infill: Infill | None = None,
+    echo: Callable[[str], None] = lambda _: None,
+) -> Table:
     experiment = parse_experiment({"title": "Own", **content}, name="own", scale="full")
-    quiet = Tools(**{"infill": FilledIn(), "echo": lambda _: None, **tools})
-    return run_experiment(experiment, specs(url), data=data, output=output, tools=quiet)
+    with infilled_by(infill or FilledIn()):
+        return run_experiment(experiment, specs(url), data=data, output=output, echo=echo)
 
 
 # GSM8K
@@ -153,7 +163,9 @@ def test_hover_without_a_corpus_says_what_to_give(claims: Path, tmp_path: Path) 
 # Perplexity, notes, files
 
 
-def test_perplexity_is_asked_for_once_and_shown(tmp_path: Path) -> None:
+def test_perplexity_is_asked_for_once_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, asked = write_summeval(tmp_path / "data"), []
 
     def perplexity(denoiser, prompts, responses, *, num_samples, seed) -> GoldPerplexity:
@@ -171,11 +183,9 @@ def test_perplexity_is_asked_for_once_and_shown(tmp_path: Path) -> None:
         "perplexity_samples": 4,
         "conditions": PLAIN,
     }
+    monkeypatch.setattr(perplexity_module, "measure_perplexity", perplexity)
     with loopback(lambda *_: 500) as server:
-        tables = [
-            run(content, data, server.url, tmp_path / "out", perplexity=perplexity)
-            for _ in range(2)
-        ]
+        tables = [run(content, data, server.url, tmp_path / "out") for _ in range(2)]
         assert server.bodies == []
     assert [entry[1:] for entry in asked] == [
         (3, "[RESULT] 3.5", 4, 0),

@@ -16,6 +16,7 @@ from small_experiment import (
     NUM_ARTICLES,
     NUM_SYSTEMS,
     FilledIn,
+    infilled_by,
     run_small,
     small_experiment,
     specs,
@@ -24,9 +25,9 @@ from small_experiment import (
 
 from dspy_diffusion_infill.errors import ExperimentError
 from dspy_diffusion_infill.evaluation.agreement import agreement
+from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
 from dspy_diffusion_infill.reproduction.journals import RunStopped
 from dspy_diffusion_infill.reproduction.models import Models
-from dspy_diffusion_infill.reproduction.reproduce import Tools, run_experiment
 
 NUM_TEST = NUM_ARTICLES * NUM_SYSTEMS - 6
 PLAIN = [condition for condition in CONTENT["conditions"] if "steps" not in condition]
@@ -194,17 +195,14 @@ def test_the_estimate_is_said_before_any_call_and_the_time_at_the_end(
     with loopback(verdict) as server:
         for _ in range(2):
             before, said = len(server.bodies), []
-            tools = Tools(
-                infill=FilledIn(),
-                echo=lambda line, to=said: to.append((line, len(server.bodies))),
-            )
-            run_experiment(
-                small_experiment(),
-                specs(server.url),
-                data=data,
-                output=tmp_path / "out",
-                tools=tools,
-            )
+            with infilled_by(FilledIn()):
+                run_experiment(
+                    small_experiment(),
+                    specs(server.url),
+                    data=data,
+                    output=tmp_path / "out",
+                    echo=lambda line, to=said: to.append((line, len(server.bodies))),
+                )
             lines = [line for line, _ in said]
             assert [calls for _, calls in said[:3]] == [before] * 3
             assert lines[0] == "Small (full scale): 6 cells, at most:"
@@ -255,18 +253,3 @@ def test_equal_rows_are_asked_for_once(data: Path, tmp_path: Path) -> None:
         )
     assert table.rows[0].num_rows == 2 * NUM_ARTICLES * NUM_SYSTEMS
     assert len(server.bodies) == NUM_ARTICLES * NUM_SYSTEMS
-
-
-def test_a_condition_that_infills_needs_the_optimizer(data: Path, tmp_path: Path) -> None:
-    tools = Tools(echo=lambda _: None)
-    with (
-        loopback(verdict) as server,
-        pytest.raises(ValueError, match="no infilling optimizer was given"),
-    ):
-        run_experiment(
-            small_experiment(conditions=CONTENT["conditions"][1:]),
-            specs(server.url),
-            data=data,
-            output=tmp_path / "out",
-            tools=tools,
-        )

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from embedded_pair import needs_embedded_pair
 
-from dspy_diffusion_infill.cli.evaluation_tools import make_tools
 from dspy_diffusion_infill.reproduction.experiment import Experiment, selected
 from dspy_diffusion_infill.reproduction.experiment_files import load_experiments, load_models
-from dspy_diffusion_infill.reproduction.reproduce import run_experiment
+from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
 from dspy_diffusion_infill.reproduction.tables import Table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -45,16 +44,11 @@ def run_twice(experiment: Experiment, output: Path) -> Table:
     said: list[str] = []
     tables = []
     for _ in range(2):
-        with make_tools() as tools:
-            tables.append(
-                run_experiment(
-                    experiment,
-                    load_models("smoke"),
-                    data=SHARED,
-                    output=output,
-                    tools=replace(tools, echo=said.append),
-                )
+        tables.append(
+            run_experiment(
+                experiment, load_models("smoke"), data=SHARED, output=output, echo=said.append
             )
+        )
     assert tables[0].markdown() == tables[1].markdown()
     assert "; 0 calls made, " in said[-1]
     for suffix in (".md", ".csv", ".png", ".svg"):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_diffusion_infill.reproduction.experiment import Experiment, JudgeSpec
-from dspy_diffusion_infill.reproduction.experiment_files import MEASURES, parse_experiment
+from dspy_diffusion_infill.reproduction.experiment import MEASURES, Experiment, JudgeSpec
+from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
 from dspy_diffusion_infill.reproduction.runner import Cell, CellResult
 from dspy_diffusion_infill.reproduction.tables import HEADINGS, Table, make_table
 from dspy_diffusion_infill.reproduction.tasks import JudgeTask

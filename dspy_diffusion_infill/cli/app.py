@@ -7,7 +7,13 @@ import sys
 
 import typer
 
-from dspy_diffusion_infill.cli import demo_commands, evaluation_commands, training_commands
+from dspy_diffusion_infill.cli import (
+    demo_command,
+    mini_command,
+    reproduce_command,
+    training_commands,
+)
+from dspy_diffusion_infill.cli.streams import forgiving_streams
 from dspy_diffusion_infill.errors import EXPECTED
 
 app = typer.Typer(
@@ -17,15 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Infill windows of DSPy instructions with a masked diffusion language model.",
 )
-demo_commands.register(app)
-training_commands.register(app)
-evaluation_commands.register(app)
+for commands in (demo_command, training_commands, reproduce_command, mini_command):
+    commands.register(app)
 
 
 def main() -> None:
     """Runs the command line; an expected error is one line on standard error and exit code 2."""
-    try:
-        app()
-    except EXPECTED as error:
-        print(f"dspy-infill: {error}", file=sys.stderr)
-        sys.exit(2)
+    with forgiving_streams():
+        try:
+            app()
+        except EXPECTED as error:
+            print(f"dspy-infill: {error}", file=sys.stderr)
+            sys.exit(2)

@@ -19,20 +19,23 @@ from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
 from dspy_diffusion_infill.optimizer.results import DetailedResults, results_of
+from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.report import print_report
 from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, evaluate
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 NUM_TRAIN, NUM_VALID = 16, 32
 BUNDLED_TASK = "sentiment"
+BUNDLED_FIELDS = ("text", "label")
 BUNDLED_INSTRUCTIONS = "Classify the review."
 _MAX_LABELS = 12
-_FIRST_RUNS = 8  # made before all others: an LM that answers none of them is not worth more
+_FIRST_RUNS = 8  # made before all others: an LM that answers none of them ends the demo
+_RESERVED = ("config", "demos", "lm", "self", "signature")  # arguments of dspy.Predict
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the denoiser sees, what trials are scored on, and what nobody sees until the end."""
+    """Rows for the denoiser's contexts, for scoring trials, and for the scores before and after."""
 
     train: list[dspy.Example]
     valid: list[dspy.Example]
@@ -40,7 +43,7 @@ class Rows:
 
 
 def bundled_rows() -> Rows:
-    """The rows that the project's authors wrote."""
+    """The rows of the sentiment task that come with the package."""
     folder = resources.files("dspy_diffusion_infill") / "data" / "demo"
     parts = []
     for part in ("train", "valid", "heldout"):
@@ -93,7 +96,7 @@ def _example(path: Path, number: int, line: bytes, *fields: str) -> dspy.Example
 
 
 def first_instructions(task: Path | None, input_field: str, output_field: str) -> str:
-    """What a person would plausibly write first."""
+    """The instructions that a search starts from where none are given."""
     if task is None:
         return BUNDLED_INSTRUCTIONS
     return f"Given the {input_field}, write the {output_field}."
@@ -101,7 +104,7 @@ def first_instructions(task: Path | None, input_field: str, output_field: str) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What the command line says beside the rows."""
+    """The options of the command line, the rows aside."""
 
     input_field: str
     output_field: str
@@ -114,8 +117,64 @@ class DemoOptions:
     log_dir: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class DemoOutcome:
+    """A finished search, with the held-out scores before and after it.
+
+    Attributes:
+        results: of the search.
+        before: the first program on the held-out rows.
+        after: the best program on the same rows.
+        seconds: the whole demo took.
+    """
+
+    results: DetailedResults
+    before: Evaluation
+    after: Evaluation
+    seconds: float
+
+    def figures(self) -> dict[str, Any]:
+        """What ``--json`` writes; scores are in [0, 1]."""
+        results, before, after = self.results, self.before, self.after
+        return {
+            "heldout_before": before.mean,
+            "heldout_after": after.mean,
+            "heldout_rows": len(before.scores),
+            "heldout_calls": len(before.scores) + len(after.scores),
+            "validation_before": results.score_before,
+            "validation_after": results.score_after,
+            "metric_calls": results.metric_calls,
+            "denoiser_passes": results.denoiser_passes,
+            "seconds": round(self.seconds, 1),
+            "compile_seconds": round(results.seconds, 1),
+            "instructions_before": results.instructions_before["self"],
+            "instructions_after": results.instructions_after["self"],
+        }
+
+
+def check_fields(task: Path | None, input_field: str, output_field: str) -> None:
+    """Raises ValueError where the two options cannot name the fields of a program."""
+    if task is None and (input_field, output_field) != BUNDLED_FIELDS:
+        raise ValueError(
+            "--input and --output name the fields of your own rows: give --task too; the bundled "
+            f"rows have the fields {BUNDLED_FIELDS[0]!r} and {BUNDLED_FIELDS[1]!r}"
+        )
+    if input_field == output_field:
+        raise ValueError(f"--input and --output must name two fields, got {input_field!r} twice")
+    for name in (input_field, output_field):
+        if not name.strip() or name in _RESERVED:
+            raise ValueError(
+                f"--input and --output must be names that dspy.Predict has no other use for, got "
+                f"{name!r}; rename the field in the rows"
+            )
+
+
 def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
-    """A one-step program; an output field of few values that recur is typed as these labels."""
+    """A one-step program; an output field of few values that recur is typed as these labels.
+
+    Raises:
+        ValueError: DSPy does not take one of the names as a field.
+    """
     values = [str(row[options.output_field]) for row in rows.train + rows.valid + rows.heldout]
     labels = sorted(set(values))
     are_labels = len(labels) <= min(_MAX_LABELS, len(values) // 2)
@@ -124,20 +183,26 @@ def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
         options.input_field: (str, dspy.InputField()),
         options.output_field: (kind, dspy.OutputField()),
     }
-    return dspy.Predict(make_signature(fields, options.instructions))
+    try:
+        return dspy.Predict(make_signature(fields, options.instructions))
+    except Exception as error:  # pydantic and DSPy raise several kinds
+        raise ValueError(
+            f"DSPy does not take {list(fields)} as fields; rename them in the rows: {error}"
+        ) from error
 
 
-def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
-    """Runs the demo and prints the report; returns its figures.
+def run(rows: Rows, options: DemoOptions) -> DemoOutcome:
+    """Runs the demo; prints the costs before any call, and no result.
 
     Raises:
-        ValueError: the budget does not cover the first evaluation.
+        ValueError: the budget does not cover the first evaluation, or a row cannot be run.
         DiffusionInfillError: the LM answers nothing at all, before the search or during it.
     """
     _check_budget(rows, options)
     started, console = time.perf_counter(), Console()
     program, metric = make_program(rows, options), ExactMatch((options.output_field,))
     optimizer, heldout = _optimizer(rows, options, metric), _drawn(rows.heldout, options)
+    check_rows(heldout, program, name="heldout")
     adapter = TemplateAdapter() if options.lm is None else dspy.settings.adapter
     with dspy.context(lm=_lm(options.lm), adapter=adapter):
         cost = optimizer.estimate(program, rows.train, valset=rows.valid)
@@ -145,18 +210,22 @@ def run(rows: Rows, options: DemoOptions) -> dict[str, Any]:
         before = _first_evaluation(program, heldout, metric)
         better = _compile(optimizer, program, rows, console)
         after = _evaluate(better, heldout, metric)
-    results = results_of(better)
+    return DemoOutcome(results_of(better), before, after, time.perf_counter() - started)
+
+
+def show(outcome: DemoOutcome) -> None:
+    """Prints the report."""
+    console, results = Console(), outcome.results
     scores = [
         ("validation", results.score_before, results.score_after),
-        ("held-out", before.mean, after.mean),
+        ("held-out", outcome.before.mean, outcome.after.mean),
     ]
     print_report(results, scores, console=console)
-    console.print(_heldout_line(before, after), highlight=False, markup=False)
-    return _figures(results, before, after, time.perf_counter() - started)
+    console.print(_heldout_line(outcome), highlight=False, markup=False)
 
 
 def _check_budget(rows: Rows, options: DemoOptions) -> None:
-    """The search checks this too, but only after the held-out rows were paid for."""
+    """Checks it before the held-out rows are paid for; the search checks it only afterwards."""
     if options.max_metric_calls < len(rows.valid):
         raise ValueError(
             f"--max-metric-calls must be at least {len(rows.valid)}, one for each validation row, "
@@ -238,8 +307,9 @@ def _compile(
         raise
 
 
-def _heldout_line(before: Evaluation, after: Evaluation) -> str:
+def _heldout_line(outcome: DemoOutcome) -> str:
     """How many runs there were beside the search, and how many of them failed."""
+    before, after = outcome.before, outcome.after
     line = f"{len(before.scores) + len(after.scores):,} program runs on held-out rows"
     if not (failed := Counter(before.failures + after.failures)):
         return line
@@ -247,30 +317,11 @@ def _heldout_line(before: Evaluation, after: Evaluation) -> str:
     return f"{line}, {failed.total()} failed, most often ({times}): {kind}"
 
 
-def _figures(
-    results: DetailedResults, before: Evaluation, after: Evaluation, seconds: float
-) -> dict[str, Any]:
-    return {
-        "heldout_before": before.mean,
-        "heldout_after": after.mean,
-        "heldout_rows": len(before.scores),
-        "heldout_calls": len(before.scores) + len(after.scores),
-        "validation_before": results.score_before,
-        "validation_after": results.score_after,
-        "metric_calls": results.metric_calls,
-        "denoiser_passes": results.denoiser_passes,
-        "seconds": round(seconds, 1),
-        "compile_seconds": round(results.seconds, 1),
-        "instructions_before": results.instructions_before["self"],
-        "instructions_after": results.instructions_after["self"],
-    }
-
-
 def _lm(name: str | None) -> dspy.LM:
     if name is not None:
         return dspy.LM(name)
     from dspy_diffusion_infill.lms.embedded import embedded_lm
 
-    # It rambles at first: that answers are cut at 32 tokens is no news here.
+    # Its first answers are often cut at 32 tokens; a warning for each would hide the report.
     logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)
     return embedded_lm()

@@ -55,7 +55,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ScoredRows:
     """The rows that have both scores.
 
     Attributes:
@@ -120,7 +120,7 @@ def complete_rows(
     *,
     level: Level,
     groups: Groups | None,
-) -> Rows:
+) -> ScoredRows:
     """Checks the arguments of ``agreement`` and leaves out rows with a missing score.
 
     Raises:
@@ -143,7 +143,9 @@ def complete_rows(
     names = () if groups is None else tuple(groups)
     kept = tuple(name for name, is_known in zip(names, known, strict=False) if is_known)
     num_missing = int((~known).sum())
-    return Rows(judge[known], human[known], kept, num_missing, len(set(names)) - len(set(kept)))
+    return ScoredRows(
+        judge[known], human[known], kept, num_missing, len(set(names)) - len(set(kept))
+    )
 
 
 def correlations(judge: np.ndarray, human: np.ndarray) -> Coefficients:
@@ -170,7 +172,7 @@ def as_floats(scores: Scores) -> np.ndarray:
     return np.array([math.nan if score is None else float(score) for score in scores], dtype=float)
 
 
-def split_by_group(rows: Rows) -> list[tuple[np.ndarray, np.ndarray]]:
+def split_by_group(rows: ScoredRows) -> list[tuple[np.ndarray, np.ndarray]]:
     """The judge's and the human scores of each group, in order of first appearance."""
     members: dict[Hashable, list[int]] = {}
     for number, name in enumerate(rows.groups):
@@ -179,7 +181,7 @@ def split_by_group(rows: Rows) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _report(
-    coefficients: Coefficients, level: Level, rows: Rows, num_rows: int, num_skipped: int
+    coefficients: Coefficients, level: Level, rows: ScoredRows, num_rows: int, num_skipped: int
 ) -> Agreement:
     return Agreement(*coefficients, level, num_rows, num_skipped, rows.num_missing)
 

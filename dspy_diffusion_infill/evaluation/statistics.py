@@ -9,7 +9,7 @@ from dspy_diffusion_infill.evaluation.agreement import (
     Groups,
     Level,
     Measure,
-    Rows,
+    ScoredRows,
     Scores,
     agreement,
     as_floats,
@@ -89,7 +89,7 @@ def bootstrap_interval(
 ) -> Interval | None:
     """A bootstrap interval of one coefficient of ``agreement``.
 
-    Rows are resampled at sample level, whole articles or systems at the other two.
+    ScoredRows are resampled at sample level, whole articles or systems at the other two.
 
     Returns:
         None where the coefficient is undefined in half of the resamples or more.
@@ -126,7 +126,7 @@ def compare(
 ) -> Comparison:
     """Compares two judges (or two prompts of one judge) on the same rows, at sample level.
 
-    Rows in which any of the three scores is missing do not enter.
+    ScoredRows in which any of the three scores is missing do not enter.
 
     Raises:
         ValueError: the sequences differ in length, or ``confidence`` is not in (0, 1).
@@ -221,6 +221,6 @@ def _bootstrap(
     return Interval(float(low), float(high), confidence)
 
 
-def _members(rows: Rows) -> list[np.ndarray]:
+def _members(rows: ScoredRows) -> list[np.ndarray]:
     names = list(dict.fromkeys(rows.groups))
     return [np.array([k for k, name in enumerate(rows.groups) if name == one]) for one in names]

@@ -5,13 +5,17 @@ from dataclasses import dataclass, replace
 
 import dspy
 
-from dspy_diffusion_infill.reproduction.experiment import DIFFUSION, ModelSpec, SearchSpec, Step
+from dspy_diffusion_infill.programs import instructions_of, with_instructions
+from dspy_diffusion_infill.reproduction.experiment import (
+    DIFFUSION,
+    ModelSpec,
+    PromptStep,
+    SearchSpec,
+)
 from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY
 from dspy_diffusion_infill.reproduction.prompt_search import (
     SearchTask,
     add_demos,
-    apply_instructions,
-    instructions_of,
 )
 from dspy_diffusion_infill.reproduction.runner import Cell, Runner
 from dspy_diffusion_infill.reproduction.tasks import drawn, shortened
@@ -59,7 +63,7 @@ class ModelCost:
         return f"{self.model}: " + (", ".join(parts) or "nothing left to do")
 
 
-def estimate(runner: Runner) -> list[ModelCost]:
+def remaining_costs(runner: Runner) -> list[ModelCost]:
     """The most that the rest of a run can cost, by model; no LM is called.
 
     Journaled rows and prompts cost nothing. Only where there are some are models loaded: what is
@@ -155,7 +159,7 @@ def _num_settled(runner: Runner, cell: Cell, program: dspy.Module) -> int:
     rows = drawn(runner.test, spec.num, seed=0)
     if found.outcome == "unfilled":
         return len(rows)
-    apply_instructions(program, found.instructions)
+    program = with_instructions(program, found.instructions)
     add_demos(program, asked.shots, cell.condition.demos, seed=cell.seed)
     examples = (
         runner.task.prepared(shortened(row, spec.max_chars), cell.condition.template)
@@ -171,7 +175,7 @@ def _is_known(runner: Runner, asked: SearchTask) -> bool:
     return bool(runner.prompts.journal.values()) and runner.prompts.is_known(asked)
 
 
-def _steps_left(runner: Runner, asked: SearchTask, searched: set[str]) -> Iterator[Step]:
+def _steps_left(runner: Runner, asked: SearchTask, searched: set[str]) -> Iterator[PromptStep]:
     """The steps of a chain that are not journaled; what chains begin with counts once."""
     for number, step in enumerate(asked.steps, start=1):
         begun = replace(asked, steps=asked.steps[:number])
@@ -184,7 +188,7 @@ def _steps_left(runner: Runner, asked: SearchTask, searched: set[str]) -> Iterat
 def _add_step(
     counted: Mapping[str, _Count],
     runner: Runner,
-    step: Step,
+    step: PromptStep,
     asked: SearchTask,
     program: dspy.Module,
     length: _Length,
@@ -208,7 +212,7 @@ def _add_step(
     counted[step.by].add_calls(calls, length.instructions + length.row)
 
 
-def _windows(search: SearchSpec, step: Step, text: str) -> list[int]:
+def _windows(search: SearchSpec, step: PromptStep, text: str) -> list[int]:
     """The masks of each window of a text, as if all of it could be masked."""
     if step.kind != "infill":
         return []
@@ -219,7 +223,7 @@ def _windows(search: SearchSpec, step: Step, text: str) -> list[int]:
     return [search.mask] * max(1, len(text) // _CHARS_PER_TOKEN // search.stride)
 
 
-def _program_runs(search: SearchSpec, step: Step, num_shots: int, num_windows: int) -> int:
+def _program_runs(search: SearchSpec, step: PromptStep, num_shots: int, num_windows: int) -> int:
     if step.kind == "copro":
         return search.copro_breadth * search.copro_depth * num_shots
     if step.kind == "gepa":

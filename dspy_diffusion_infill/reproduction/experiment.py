@@ -1,14 +1,17 @@
-"""What an experiment is: one YAML file in ``experiments/`` a table or figure of the paper.
+"""What an experiment is: one YAML file in ``experiments/`` for each table or figure of the paper.
 
-A file says data, seeds, measures and conditions; a condition is one row of the table: a model, a
-prompt template, and the steps that rewrite the prompt, with the paper's figures beside it.
-``models.yaml`` says what the models' names stand for. Each has scales: ``full`` is the paper's,
-``smoke`` overrides it with what runs on a laptop in minutes.
+A file states data, seeds, measures and conditions. A condition is one row of the table: a model, a
+prompt template, the steps that rewrite the prompt, and the paper's figures. ``models.yaml`` says
+what the models' names stand for. Each file has two scales: ``full`` is the paper's; ``smoke``
+overrides it with settings that run on a laptop in minutes. pydantic checks every value.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 StepKind = Literal["copro", "gepa", "infill"]
 TaskName = Literal["summeval", "biggen", "gsm8k", "hover"]
@@ -17,8 +20,19 @@ Scale = Literal["full", "smoke"]
 EMBEDDED = "embedded"
 DIFFUSION = "diffusion"
 
+_JUDGED = ("pearson", "spearman", "kendall", "perplexity")
+MEASURES: Mapping[TaskName, tuple[str, ...]] = {
+    "summeval": _JUDGED,
+    "biggen": _JUDGED,
+    "gsm8k": ("em", "em_strict", "tokens"),
+    "hover": ("recall", "f1", "label_accuracy"),
+}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+_STRICT = ConfigDict(extra="forbid")
+_LABELED = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class DataSpec:
     """Where examples come from.
 
@@ -35,7 +49,7 @@ class DataSpec:
     max_chars: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class ModelSpec:
     """A model: an LM, a denoiser, or both in one.
 
@@ -57,13 +71,7 @@ class ModelSpec:
     billions: float | None = None
     plain_prompts: bool = False
     system: str = ""
-    context_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.context_length is not None and self.context_length < 1:
-            raise ValueError(
-                f"context_length must be at least 1, got context_length={self.context_length}"
-            )
+    context_length: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -71,8 +79,8 @@ class ModelSpec:
         return self.lm in (EMBEDDED, DIFFUSION)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class PromptStep:
     """One rewriting of the prompt.
 
     Attributes:
@@ -83,10 +91,37 @@ class Step:
 
     kind: StepKind
     by: str
-    prefix: int | None = None
+    prefix: Annotated[int, Field(ge=1)] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class PaperFigure:
+    """A figure of the paper; ``std`` is None where it gives none."""
+
+    mean: float
+    std: float | None = None
+
+
+def _step_from_file(entry: Any) -> Any:
+    """Files write ``{infill: llada, prefix: 128}``."""
+    if not isinstance(entry, Mapping):
+        return entry
+    kinds = [kind for kind in ("copro", "gepa", "infill") if kind in entry]
+    if len(kinds) != 1:
+        raise ValueError(f"a step names one of copro, gepa and infill, got {entry!r}")
+    return {"kind": kinds[0], "by": entry[kinds[0]]} | {
+        key: value for key, value in entry.items() if key != kinds[0]
+    }
+
+
+def _figure_from_file(entry: Any) -> Any:
+    """Files write ``0.3`` or ``[0.3, 0.02]``."""
+    if isinstance(entry, list) and len(entry) == 2:
+        return {"mean": entry[0], "std": entry[1]}
+    return {"mean": entry} if isinstance(entry, int | float) else entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_LABELED)
 class Condition:
     """One row of the table.
 
@@ -105,20 +140,14 @@ class Condition:
     model: str
     template: str = ""
     demos: int = 0
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Annotated[PromptStep, BeforeValidator(_step_from_file)], ...] = ()
     found_with: str | None = None
-    paper: Mapping[str, "PaperFigure"] = field(default_factory=dict)
+    paper: Mapping[str, Annotated[PaperFigure, BeforeValidator(_figure_from_file)]] = field(
+        default_factory=dict
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class PaperFigure:
-    """A figure of the paper; ``std`` is None where it gives none."""
-
-    mean: float
-    std: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class SearchSpec:
     """How prompts are rewritten; the defaults are the paper's (appendices D and E).
 
@@ -149,7 +178,7 @@ class SearchSpec:
     gepa_metric_calls: int = 640
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class JudgeSpec:
     """How judges are asked.
 
@@ -164,7 +193,7 @@ class JudgeSpec:
     temperature: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class PlotSpec:
     """The picture.
 
@@ -179,7 +208,7 @@ class PlotSpec:
     x: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Experiment:
     """A table or figure.
 
@@ -225,6 +254,20 @@ class Experiment:
     scale: Scale = "full"
     caution: str = ""
     paper_remarks: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_measures(self) -> "Experiment":
+        """A measure that cannot be taken or drawn is an error now, not at the end of a run."""
+        known, plot = MEASURES[self.task], self.plot
+        wrong = [name for name in self.measures if name not in known]
+        if wrong or not self.measures:
+            found = ", ".join(wrong) or "none"
+            raise ValueError(f"measures must be of {', '.join(known)}, got {found}")
+        drawn = (*plot.measures, *([plot.x] if plot.kind == "scatter" else []))
+        for name in drawn:
+            if name not in self.measures:
+                raise ValueError(f"plot: {name!r} is none of {', '.join(self.measures)}")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:

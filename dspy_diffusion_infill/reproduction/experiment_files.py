@@ -1,26 +1,17 @@
-"""Reading experiments and models from their YAML files, strictly: a typo is an error."""
+"""Reading experiments and models from their YAML files; a typo is an error that names its place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
 from dspy_diffusion_infill.evaluation.rows import INSTALL
-from dspy_diffusion_infill.reproduction.experiment import (
-    Condition,
-    DataSpec,
-    Experiment,
-    JudgeSpec,
-    ModelSpec,
-    PaperFigure,
-    PlotSpec,
-    Scale,
-    SearchSpec,
-    Step,
-    TaskName,
-    selected,
-)
+from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec, Scale, selected
 
 T = TypeVar("T")
 
@@ -34,14 +25,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "table4": ("table4",),
     "table7": ("table7",),
 }
-SCALES: tuple[Scale, ...] = ("full", "smoke")
-_JUDGED = ("pearson", "spearman", "kendall", "perplexity")
-MEASURES: Mapping[TaskName, tuple[str, ...]] = {
-    "summeval": _JUDGED,
-    "biggen": _JUDGED,
-    "gsm8k": ("em", "em_strict", "tokens"),
-    "hover": ("recall", "f1", "label_accuracy"),
-}
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 def load_experiments(table: str, *, scale: Scale | str = "full") -> list[Experiment]:
@@ -57,7 +41,7 @@ def load_experiments(table: str, *, scale: Scale | str = "full") -> list[Experim
 
 
 def parse_experiment(content: Mapping[str, Any], *, name: str, scale: Scale | str) -> Experiment:
-    """An experiment from what its file says.
+    """An experiment from the content of its file.
 
     Raises:
         ValueError: unknown scale.
@@ -65,27 +49,16 @@ def parse_experiment(content: Mapping[str, Any], *, name: str, scale: Scale | st
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
-    where = f"{name}.yaml"
     own = dict(content)
     overrides = dict((own.pop("scales", None) or {}).get(scale) or {})
     keep = overrides.pop("keep", {})
-    merged = _merged(own, overrides)
-    conditions = tuple(
-        _condition(entry, tuple(merged["measures"]), f"{where}, conditions[{number}]")
-        for number, entry in enumerate(merged.pop("conditions", ()))
-    )
-    kept = tuple(selected(conditions, keep))
+    where = f"{name}.yaml"
+    merged = _with_named_figures(_merged(own, overrides), where)
+    experiment = _validated(Experiment, {**merged, "name": name, "scale": scale}, where)
+    kept = tuple(selected(experiment.conditions, keep))
     if not kept:
         raise DataError(f"{where}: no condition is left at scale {scale!r}")
-    parts = {"test": DataSpec, "shots": DataSpec, "search": SearchSpec}
-    parts |= {"judge": JudgeSpec, "plot": PlotSpec}
-    for key, kind in parts.items():
-        if key in merged:
-            merged[key] = _made(kind, merged[key], f"{where}, {key}")
-    merged |= {"name": name, "conditions": kept, "scale": scale}
-    experiment = _made(Experiment, merged, where)
-    _check_measures(experiment, where)
-    return experiment
+    return replace(experiment, conditions=kept)
 
 
 def load_models(scale: Scale) -> dict[str, ModelSpec]:
@@ -94,10 +67,8 @@ def load_models(scale: Scale) -> dict[str, ModelSpec]:
     Raises:
         DataError: the file has an unknown, missing or ill-formed entry.
     """
-    content = _read("models")[scale]
-    return {
-        name: _made(ModelSpec, entry, f"models.yaml, {name}") for name, entry in content.items()
-    }
+    entries = _read("models")[scale]
+    return {name: _validated(ModelSpec, entries[name], f"models.yaml, {name}") for name in entries}
 
 
 def with_checkpoints(specs: Mapping[str, ModelSpec], named: Sequence[str]) -> dict[str, ModelSpec]:
@@ -145,68 +116,74 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: options[key] for key in ("temperature", "max_tokens", "top_p") if key in options}
 
 
-def _condition(entry: Any, measures: tuple[str, ...], where: str) -> Condition:
-    values = _mapping(entry, where)
-    steps = tuple(_step(step, f"{where}, steps") for step in values.pop("steps", ()))
-    figures = values.pop("paper", [])
-    if len(figures) > len(measures):
-        raise DataError(f"{where}: paper has {len(figures)} figures for {len(measures)} measures")
-    paper = {
-        measure: PaperFigure(*(figure if isinstance(figure, list) else [figure]))
-        for measure, figure in zip(measures, figures, strict=False)
-        if figure is not None
-    }
-    values["label"] = {key: str(value) for key, value in _mapping(values["label"], where).items()}
-    return _made(Condition, {**values, "steps": steps, "paper": paper}, where)
+def _with_named_figures(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """Conditions list the paper's figures in the order of the measures; here each gets its name."""
+    measures, conditions = content.get("measures"), content.get("conditions")
+    if not isinstance(measures, list) or not isinstance(conditions, list):
+        return content
+    named = []
+    for number, entry in enumerate(conditions):
+        figures = entry.get("paper") if isinstance(entry, Mapping) else None
+        if isinstance(figures, list):
+            if len(figures) > len(measures):
+                raise DataError(
+                    f"{where}, conditions[{number}]: paper has {len(figures)} figures for "
+                    f"{len(measures)} measures"
+                )
+            pairs = zip(measures, figures, strict=False)
+            entry = {**entry, "paper": {name: one for name, one in pairs if one is not None}}
+        named.append(entry)
+    return {**content, "conditions": named}
 
 
-def _check_measures(experiment: Experiment, where: str) -> None:
-    """What cannot be measured or drawn is said now, and not at the end of a run."""
-    if experiment.task not in MEASURES:
-        known = ", ".join(MEASURES)
-        raise DataError(f"{where}: task must be one of {known}, got {experiment.task!r}")
-    known, plot = MEASURES[experiment.task], experiment.plot
-    wrong = [name for name in experiment.measures if name not in known]
-    if wrong or not experiment.measures:
-        found = ", ".join(wrong) or "none"
-        raise DataError(f"{where}: measures must be of {', '.join(known)}, got {found}")
-    drawn = (*plot.measures, *([plot.x] if plot.kind == "scatter" else []))
-    for name in drawn:
-        if name not in experiment.measures:
-            raise DataError(f"{where}, plot: {name!r} is none of {', '.join(experiment.measures)}")
+def _validated(kind: type[T], entry: Any, where: str) -> T:
+    """The entry as a ``kind``.
+
+    Raises:
+        DataError: what pydantic finds first, with its place.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(entry)
+    except ValidationError as error:
+        raise DataError(_described(kind, error.errors()[0], where)) from None
 
 
-def _step(entry: Any, where: str) -> Step:
-    """``{infill: llada, prefix: 128}``."""
-    values = _mapping(entry, where)
-    kinds = [kind for kind in ("copro", "gepa", "infill") if kind in values]
-    if len(kinds) != 1:
-        raise DataError(f"{where}: a step names one of copro, gepa and infill, got {entry!r}")
-    return _made(Step, {"kind": kinds[0], "by": values.pop(kinds[0]), **values}, where)
+def _described(kind: type, error: ErrorDetails, where: str) -> str:
+    """``table2.yaml, search: unknown windows; known are window, stride, ...``."""
+    place, found, context = list(error["loc"]), error["type"], error.get("ctx", {})
+    is_of_a_field = place and isinstance(place[-1], str)
+    name = place.pop() if is_of_a_field and found not in ("value_error", "dataclass_type") else ""
+    for part in place:
+        where += f"[{part}]" if isinstance(part, int) else f", {part}"
+    if found == "missing":
+        return f"{where}: {name} is missing"
+    if found == "unexpected_keyword_argument":
+        known = [one.name for one in fields(_kind_at(kind, place))]
+        close = "".join(f"; did you mean {one}?" for one in get_close_matches(str(name), known, 1))
+        return f"{where}: unknown {name}; known are {', '.join(known)}{close}"
+    if found == "value_error":
+        return f"{where}: {context['error']}"
+    if found == "dataclass_type":
+        return f"{where}: must be a mapping, got {error['input']!r:.60}"
+    wanted = error["msg"].replace("Input should be", "must be")
+    if found == "literal_error":
+        wanted = "must be one of " + context["expected"].replace("'", "").replace(" or ", ", ")
+    return f"{where}: {name} {wanted}, got {error['input']!r:.60}"
 
 
-def _made(kind: type[T], entry: Any, where: str) -> T:
-    """A dataclass from a mapping; lists become tuples."""
-    values = _mapping(entry, where)
-    known = {one.name: one for one in fields(kind)}  # pyright: ignore[reportArgumentType]
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise DataError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
-    missing = [
-        name
-        for name, one in known.items()
-        if name not in values and one.default is MISSING and one.default_factory is MISSING
-    ]
-    if missing:
-        raise DataError(f"{where}: {', '.join(missing)} is missing")
-    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return kind(**frozen)
+def _kind_at(kind: Any, path: Sequence[int | str]) -> Any:
+    """The dataclass that stands at this place of the file."""
+    for part in path:
+        if isinstance(part, str):
+            kind = _dataclass_in(get_type_hints(kind)[part])
+    return kind
 
 
-def _mapping(entry: Any, where: str) -> dict[str, Any]:
-    if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: must be a mapping, got {entry!r:.60}")
-    return dict(entry)
+def _dataclass_in(hint: Any) -> Any:
+    """``Condition`` of ``tuple[Condition, ...]``."""
+    if is_dataclass(hint):
+        return hint
+    return next((one for part in get_args(hint) if (one := _dataclass_in(part))), None)
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,4 +204,6 @@ def _read(name: str) -> dict[str, Any]:
         raise MissingDependencyError(f"experiments are YAML files: {INSTALL}") from None
     folder = files("dspy_diffusion_infill.reproduction") / "experiments"
     content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    return _mapping(content, f"{name}.yaml")
+    if not isinstance(content, dict):
+        raise DataError(f"{name}.yaml: must be a mapping, got {content!r:.60}")
+    return content

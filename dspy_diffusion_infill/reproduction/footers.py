@@ -1,9 +1,14 @@
-"""The counts below a table: what was left out of it, where, and why."""
+"""The remarks below a table: what was measured on what, and what was left out, where and why."""
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
-from dspy_diffusion_infill.reproduction.runner import CellResult
+from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.reproduction.experiment import Experiment, PromptStep
+from dspy_diffusion_infill.reproduction.models import Models
+from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY
+from dspy_diffusion_infill.reproduction.runner import CellResult, Runner
 
 
 def count_remarks(results: Sequence[CellResult]) -> list[str]:
@@ -51,3 +56,61 @@ def _shown(results: Sequence[CellResult], counts: Sequence[int]) -> str:
         by_label[", ".join(result.cell.condition.label.values())] += int(count)
     parts = "; ".join(f"{label}: {count}" for label, count in by_label.items() if count)
     return f"{by_label.total()} ({parts})" if parts else "0"
+
+
+def retry_remark(journal: Journal, experiment: Experiment) -> str:
+    """The calls that were sent again, over all sessions of the run."""
+    mine = [one["reason"] for one in journal.values() if one["experiment"] == experiment.name]
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(mine).items()))
+    why = f" ({reasons})" if mine else ""
+    return f"Calls sent again after an error of the LM's server: {len(mine)}{why}."
+
+
+def run_remarks(runner: Runner) -> list[str]:
+    """What was measured on what; the same when the same command is run again."""
+    experiment, test, shots = runner.experiment, runner.test, runner.shots
+    num_test = min(len(test), experiment.test.num or len(test))
+    num_shots = min(len(shots), experiment.shots.num or len(shots))
+    cut = experiment.test.max_chars
+    proposers = {
+        step.by: _proposer(step, runner.models)
+        for condition in experiment.conditions
+        for step in condition.steps
+    }
+    measured = (
+        f"Measured on {num_test} of {len(test)} rows of {_short(test.source)} "
+        f"({experiment.test.split})"
+    )
+    if PERPLEXITY in experiment.measures:
+        num_scored = min(num_test, experiment.perplexity_rows or num_test)
+        measured += (
+            f"; perplexity on the first {num_scored} of them, with "
+            f"{experiment.perplexity_samples} draws of masks each"
+        )
+    if any(condition.steps or condition.demos for condition in experiment.conditions):
+        measured += f"; {num_shots} shots of {_short(shots.source)} ({experiment.shots.split})"
+    notes = [
+        f"{measured}." + (f" Texts are cut at {cut} characters." if cut else ""),
+        f"Rows dropped by the data set's rule: {test.num_dropped} (test), {shots.num_dropped} "
+        "(shots).",
+    ]
+    if proposers:
+        named = ", ".join(f"{name} = {who}" for name, who in proposers.items())
+        notes.append(f"Prompts proposed by: {named}.")
+    notes += [f"The paper's figures: {remark}" for remark in experiment.paper_remarks]
+    if experiment.scale != "full":
+        notes.append(
+            f"Scale: {experiment.scale}. This run shows that the machinery works; its figures say "
+            "nothing about the paper's models."
+        )
+    return notes
+
+
+def _proposer(step: PromptStep, models: Models) -> str | None:
+    spec = models.spec(step.by)
+    return spec.denoiser if step.kind == "infill" else spec.lm
+
+
+def _short(source: str) -> str:
+    """The last two parts of each path, so that tables do not depend on where the data lie."""
+    return ", ".join("/".join(Path(part).parts[-2:]) for part in source.split(", "))

@@ -1,20 +1,16 @@
-"""Diffusion perplexity of the gold responses under the measured prompt.
-
-The figure itself comes from the layer above (``Perplexity``); here it is asked for, once, and
-journaled.
-"""
+"""Diffusion perplexity of the gold responses under the measured prompt, measured once."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import dspy
 
 from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.reproduction.experiment import Experiment
-from dspy_diffusion_infill.reproduction.prompt_search import signature_of
+from dspy_diffusion_infill.training import perplexity
 
 PERPLEXITY = "perplexity"
 
@@ -36,57 +32,72 @@ class GoldPerplexity:
     num_too_long: int
 
 
-class Perplexity(Protocol):
-    """Diffusion perplexity of responses, given their prompts."""
+def gold_perplexity(
+    denoiser: Denoiser,
+    predictor: dspy.Predict,
+    adapter: dspy.Adapter,
+    examples: Sequence[dspy.Example],
+    *,
+    experiment: Experiment,
+    journal: Journal,
+    seed: int,
+    about: str,
+) -> GoldPerplexity:
+    """Perplexity of the examples' gold verdicts as answers to what the adapter sends.
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        num_samples: int,
-        seed: int,
-    ) -> GoldPerplexity:
-        """Measures the rows that fit the denoiser and counts those that do not."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PerplexityMeter:
-    """Measures perplexity once for each prompt, denoiser and seed.
-
-    Attributes:
-        measure: from the layer above.
+    Args:
+        denoiser: whose perplexity it is.
+        predictor: has the prompt.
+        adapter: renders it.
+        examples: with ``verdict``, the gold response.
         experiment: says over how many rows, with how many draws.
-        journal: what is known already.
+        journal: holds what is known already; a new figure is written to it.
+        seed: of the draws of masks.
+        about: tells a reader of the journal what was measured.
     """
+    chosen = list(examples)[: experiment.perplexity_rows]
+    prompts = [_prompt(adapter, predictor, example) for example in chosen]
+    gold = [example.verdict for example in chosen]
+    draws = experiment.perplexity_samples
+    key = key_of(PERPLEXITY, denoiser.name, denoiser.context_length, prompts, gold, draws, seed)
+    if (known := journal.get(key)) is not None:
+        return GoldPerplexity(**known)
+    found = measure_perplexity(denoiser, prompts, gold, num_samples=draws, seed=seed)
+    journal.put(key, asdict(found), about=about)
+    return found
 
-    measure: Perplexity
-    experiment: Experiment
-    journal: Journal
 
-    def of(
-        self,
-        denoiser: Denoiser,
-        predictor: dspy.Predict,
-        adapter: dspy.Adapter,
-        examples: Sequence[dspy.Example],
-        *,
-        seed: int,
-        about: str,
-    ) -> GoldPerplexity:
-        """Perplexity of the examples' gold verdicts as answers to what the adapter sends."""
-        chosen = list(examples)[: self.experiment.perplexity_rows]
-        prompts = [_prompt(adapter, predictor, example) for example in chosen]
-        gold = [example.verdict for example in chosen]
-        draws = self.experiment.perplexity_samples
-        key = key_of(PERPLEXITY, denoiser.name, denoiser.context_length, prompts, gold, draws, seed)
-        if (known := self.journal.get(key)) is not None:
-            return GoldPerplexity(**known)
-        found = self.measure(denoiser, prompts, gold, num_samples=draws, seed=seed)
-        self.journal.put(key, asdict(found), about=about)
-        return found
+def measure_perplexity(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    num_samples: int,
+    seed: int,
+) -> GoldPerplexity:
+    """Diffusion perplexity of the responses that fit the denoiser with their prompts."""
+    pairs = zip(prompts, responses, strict=True)
+    fitting = [pair for pair in pairs if _fits(denoiser, *pair)]
+    num_too_long = len(prompts) - len(fitting)
+    if not fitting:
+        return GoldPerplexity(None, None, 0, num_too_long)
+    found = perplexity(
+        denoiser,
+        [prompt for prompt, _ in fitting],
+        [response for _, response in fitting],
+        num_samples=num_samples,
+        seed=seed,
+    )
+    return GoldPerplexity(found.perplexity, found.standard_error, len(fitting), num_too_long)
+
+
+def _fits(denoiser: Denoiser, prompt: str, response: str) -> bool:
+    """Whether ``perplexity`` would take the pair."""
+    turns = [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": response.strip()},
+    ]
+    return len(denoiser.encode(denoiser.render(turns)).input_ids) <= denoiser.context_length
 
 
 def _prompt(adapter: dspy.Adapter, predictor: dspy.Predict, example: dspy.Example) -> str:

@@ -1,25 +1,22 @@
-"""Rewriting a program's prompt: COPRO, GEPA and infilling, one after the other.
-
-Infilling itself comes from the layer above (``Infill``): this package measures prompts and knows
-no optimizer but DSPy's own.
-"""
+"""Rewriting a program's prompt: COPRO, GEPA and infilling, one after the other."""
 
 import inspect
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 import dspy
 
-from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.reproduction.experiment import SearchSpec, Step
+from dspy_diffusion_infill.programs import instructions_of, with_instructions
+from dspy_diffusion_infill.reproduction.experiment import PromptStep, SearchSpec
+from dspy_diffusion_infill.reproduction.infill_step import InfillStep, infill
 from dspy_diffusion_infill.reproduction.journals import CallsUnderWay, Stop
 from dspy_diffusion_infill.reproduction.models import Models
-from dspy_diffusion_infill.reproduction.tasks import Task
+from dspy_diffusion_infill.reproduction.tasks import Benchmark
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import take_marks
 
@@ -35,42 +32,6 @@ _WHOLE_TEXT = TemplateAdapter(
 )
 
 
-class Infill(Protocol):
-    """An infilling optimizer."""
-
-    def __call__(
-        self,
-        program: dspy.Module,
-        shots: Sequence[dspy.Example],
-        *,
-        task: Task,
-        denoiser: Denoiser,
-        prefix: int | None,
-        search: SearchSpec,
-        threads: int,
-        seed: int,
-        folder: Path,
-    ) -> dspy.Module:
-        """Compiles the program on the shots and returns the better one.
-
-        Args:
-            program: the student; the LM and the adapter are configured around the call.
-            shots: trainset and valset in one, as in the paper.
-            task: has the metric.
-            denoiser: proposes.
-            prefix: put this many masks in front; None is sliding windows or the prompt's own marks.
-            search: window, stride, mask, steps, budget.
-            threads: program runs at once.
-            seed: decides every random choice.
-            folder: for a journal, so that the search goes on where it was cut off.
-
-        Returns:
-            The better program; where nothing could be filled into a masked part, the program with
-            its instructions as they were.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchTask:
     """One chain of rewritings.
@@ -84,7 +45,7 @@ class SearchTask:
     """
 
     template: str
-    steps: tuple[Step, ...]
+    steps: tuple[PromptStep, ...]
     lm: str
     shots: tuple[dspy.Example, ...]
     seed: int
@@ -113,17 +74,15 @@ class PromptSearch:
         task: the program and its metric.
         models: who proposes and who validates.
         search: options of all steps.
-        infill: the infilling optimizer; None where no condition infills.
         journal: the found prompts.
         folder: of the run, for the optimizers' own journals.
         threads: program runs at once.
         stop: asked between steps.
     """
 
-    task: Task
+    task: Benchmark
     models: Models
     search: SearchSpec
-    infill: Infill | None
     journal: Journal
     folder: Path
     threads: int
@@ -139,7 +98,7 @@ class PromptSearch:
             key = self._key(asked, step, found)
             known = self.journal.get(key)
             if known is None:
-                apply_instructions(program, found)
+                program = with_instructions(program, found)
                 better = self._run(step, program, asked, self.folder / "searches" / key)
                 self.stop.check()
                 known = instructions_of(better)
@@ -166,7 +125,7 @@ class PromptSearch:
     def _program(self, asked: SearchTask) -> dspy.Module:
         return self.task.program(asked.template, self.models.spec(asked.lm), seed=asked.seed)
 
-    def _key(self, asked: SearchTask, step: Step, found: Mapping[str, str]) -> str:
+    def _key(self, asked: SearchTask, step: PromptStep, found: Mapping[str, str]) -> str:
         """Whatever the step's result depends on."""
         return key_of(
             asdict(step) | {"by": self._proposer(step)},
@@ -179,14 +138,14 @@ class PromptSearch:
             found,
         )
 
-    def _proposer(self, step: Step) -> str:
+    def _proposer(self, step: PromptStep) -> str:
         if step.kind != "infill":
             return self.models.identity(step.by)
         denoiser = self.models.denoiser(step.by)
         return f"{denoiser.name}, {denoiser.context_length} tokens"
 
     def _run(
-        self, step: Step, program: dspy.Module, asked: SearchTask, folder: Path
+        self, step: PromptStep, program: dspy.Module, asked: SearchTask, folder: Path
     ) -> dspy.Module:
         """Runs a step; if it ends early, what it had asked LMs for is still waited for."""
         lm = self.models.lm(asked.lm, seed=asked.seed)
@@ -207,13 +166,9 @@ class PromptSearch:
             calls.wait(seconds=_LONGEST_CALL)
 
     def _infill(
-        self, step: Step, program: dspy.Module, asked: SearchTask, folder: Path
+        self, step: PromptStep, program: dspy.Module, asked: SearchTask, folder: Path
     ) -> dspy.Module:
-        if self.infill is None:
-            raise ValueError("a condition infills, and no infilling optimizer was given")
-        return self.infill(
-            program,
-            asked.shots,
+        settings = InfillStep(
             task=self.task,
             denoiser=self.models.denoiser(step.by),
             prefix=step.prefix,
@@ -222,8 +177,9 @@ class PromptSearch:
             seed=asked.seed,
             folder=folder,
         )
+        return infill(program, asked.shots, settings)
 
-    def _copro(self, step: Step, program: dspy.Module, asked: SearchTask) -> dspy.Module:
+    def _copro(self, step: PromptStep, program: dspy.Module, asked: SearchTask) -> dspy.Module:
         optimizer = dspy.COPRO(
             prompt_model=self.models.lm(step.by, seed=asked.seed),
             metric=self.task.metric,
@@ -234,7 +190,7 @@ class PromptSearch:
         options = {"num_threads": threads, "display_progress": False, "display_table": 0}
         return optimizer.compile(program, trainset=list(asked.shots), eval_kwargs=options)
 
-    def _gepa(self, step: Step, program: dspy.Module, asked: SearchTask) -> dspy.Module:
+    def _gepa(self, step: PromptStep, program: dspy.Module, asked: SearchTask) -> dspy.Module:
         task = self.task
 
         def metric(gold: Any, pred: Any, trace: Any = None, name: Any = None, sub: Any = None):
@@ -251,7 +207,7 @@ class PromptSearch:
         return optimizer.compile(program, trainset=list(asked.shots))
 
 
-def leaves_a_hole(step: Step, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+def leaves_a_hole(step: PromptStep, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
     """Whether a part was masked from the start, and nothing has been filled in."""
     is_masked = step.prefix is not None or any(take_marks(text)[1] for text in before.values())
     return step.kind == "infill" and is_masked and bare(after) == bare(before)
@@ -260,23 +216,6 @@ def leaves_a_hole(step: Step, before: Mapping[str, str], after: Mapping[str, str
 def bare(instructions: Mapping[str, str]) -> Instructions:
     """The instructions without marks, as DSPy gives them back."""
     return {name: inspect.cleandoc(take_marks(text)[0]) for name, text in instructions.items()}
-
-
-def instructions_of(program: dspy.Module) -> Instructions:
-    """The instructions of each predictor, by name."""
-    return {name: signature_of(one).instructions for name, one in program.named_predictors()}
-
-
-def apply_instructions(program: dspy.Module, instructions: Mapping[str, str]) -> None:
-    """Changes the program's instructions, by predictor name."""
-    for name, predictor in program.named_predictors():
-        if name in instructions:
-            predictor.signature = signature_of(predictor).with_instructions(instructions[name])
-
-
-def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
-    """The predictor's signature; DSPy declares a looser type."""
-    return cast("type[dspy.Signature]", predictor.signature)
 
 
 def add_demos(program: dspy.Module, shots: Sequence[dspy.Example], num: int, *, seed: int) -> None:

@@ -1,244 +1,117 @@
-"""One of the paper's tables from start to end: data, estimate, run, rendering."""
+"""A table or figure of the paper by name: its experiments, one after the other."""
 
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
-from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.evaluation.loading import load_dataset
-from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
-from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.reproduction.costs import estimate
-from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec, Step
-from dspy_diffusion_infill.reproduction.journals import CallJournal, Stop
-from dspy_diffusion_infill.reproduction.models import Models
-from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY, Perplexity
-from dspy_diffusion_infill.reproduction.plots import save_plot
-from dspy_diffusion_infill.reproduction.prompt_search import Infill, PromptSearch
-from dspy_diffusion_infill.reproduction.retries import reason_of
-from dspy_diffusion_infill.reproduction.runner import Cell, CellResult, Runner
-from dspy_diffusion_infill.reproduction.tables import Table, make_table
-from dspy_diffusion_infill.reproduction.tasks import Gsm8kTask, HoverTask, JudgeTask, Task
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-CORPUS_PLACES = ("corpus.jsonl", "hotpot_mini/corpus.jsonl", "hover/hotpot_mini/corpus.jsonl")
+from dspy_diffusion_infill.reproduction import experiment_files as files
+from dspy_diffusion_infill.reproduction.experiment import DIFFUSION, Experiment, ModelSpec, Scale
+from dspy_diffusion_infill.reproduction.experiment_run import Echo, run_experiment
+from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY
+from dspy_diffusion_infill.reproduction.runner import Cell, OnProgress
+from dspy_diffusion_infill.reproduction.tables import Table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What this package is given by the layer above.
-
-    Attributes:
-        infill: the infilling optimizer.
-        perplexity: diffusion perplexity.
-        echo: prints a line.
-        on_progress: told a cell, how many of its rows are done, and of how many.
-    """
-
-    infill: Infill | None = None
-    perplexity: Perplexity | None = None
-    echo: Callable[[str], None] = print
-    on_progress: Callable[[Cell, int, int], None] = lambda cell, done, total: None
-
-
-def run_experiment(
-    experiment: Experiment,
-    specs: Mapping[str, ModelSpec],
+def reproduce(
+    table: str,
     *,
-    data: Path | None,
-    corpus: Path | None = None,
-    output: Path,
-    tools: Tools,
-) -> Table:
-    """Runs an experiment, or what is left of it, and writes its table.
-
-    The folder ``output`` gets ``<name>.md``, ``.csv``, ``.png`` and ``.svg``, and the journals
-    (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``, ``searches/``), with which
-    the same command goes on after a kill.
+    scale: Scale | str = "full",
+    data: str | Path | None = None,
+    output: str | Path = "runs",
+    corpus: str | Path | None = None,
+    checkpoints: Sequence[str] = (),
+    lm: str | None = None,
+    api_base: str | None = None,
+) -> list[Table]:
+    """Runs the experiments behind a table or figure and writes them to ``output``.
 
     Args:
-        experiment: from ``load_experiment``.
-        specs: from ``load_models``.
-        data: folder or file of the data sets; None is the hub.
-        corpus: HoVer's pages; None is looked for in ``data``.
-        output: made where it is missing.
-        tools: from the layer above.
+        table: ``table1``, ``table2``, ``table3``, ``table4``, ``table7``, ``figure4``, ``figure5``
+            or ``figure6``.
+        scale: ``full`` or ``smoke``.
+        data: folder of the data sets; None is the hub.
+        output: folder for tables, plots and journals.
+        corpus: HoVer's pages; for ``table7`` only.
+        checkpoints: ``NAME=CHECKPOINT``, other denoisers for models of ``models.yaml``.
+        lm: an LM in place of all of theirs, such as ``openai/gpt-4o-mini``.
+        api_base: address of that LM, such as a vLLM server's.
 
     Raises:
-        DataError: the data are missing or ill-formed.
+        ValueError: unknown table, scale or model, or an option that means nothing for the table.
+        DataError: data are missing or ill-formed.
         ExperimentError: too many calls failed.
-        RunStopped: Ctrl-C or SIGTERM; everything that was answered is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what was answered is kept.
     """
-    started, stop = time.perf_counter(), Stop()
-    retries = Journal(output / "retries.jsonl")
-    models = Models(specs, on_retry=_retry_writer(retries, experiment))
-    runner = _runner(experiment, models, stop, data=data, corpus=corpus, output=output, tools=tools)
-    calls = CallJournal(output / "calls", stop)
-    with calls.in_use():
-        _announce(runner, tools.echo)
-        with stop.on_signals():
-            results = runner.run()
-    table = make_table(
-        experiment,
-        runner.task,
-        results,
-        models={name: models.lm(name).model for name in experiment.models},
-        notes=[_retry_note(retries, experiment), *_notes(runner)],
-    )
-    _write(table, results, output)
-    seconds = time.perf_counter() - started
-    tools.echo(table.markdown())
-    tools.echo(
-        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
-        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
-    )
-    return table
+    if table == "mini":
+        raise ValueError("mini is a command of its own: dspy-infill mini")
+    experiments = files.load_experiments(table, scale=scale)
+    if corpus is not None and all(one.task != "hover" for one in experiments):
+        raise ValueError(f"corpus (--corpus) is what HoVer searches, and {table} is not on HoVer")
+    if api_base is not None and lm is None:
+        raise ValueError("api_base is the address of an LM: give lm too (--lm openai/NAME)")
+    specs = files.load_models(experiments[0].scale)
+    with_lms = specs if lm is None else files.with_lm(specs, lm, api_base=api_base)
+    changed = files.with_checkpoints(with_lms, checkpoints)
+    for name in changed:
+        if changed[name].denoiser != with_lms[name].denoiser:
+            _check_denoiser_is_used(table, name, experiments, with_lms)
+    with _progress_bar() as (echo, on_progress):
+        return [
+            run_experiment(
+                experiment,
+                changed,
+                data=None if data is None else Path(data),
+                corpus=None if corpus is None else Path(corpus),
+                output=Path(output),
+                echo=echo,
+                on_progress=on_progress,
+            )
+            for experiment in experiments
+        ]
 
 
-def _runner(
-    experiment: Experiment,
-    models: Models,
-    stop: Stop,
-    *,
-    data: Path | None,
-    corpus: Path | None,
-    output: Path,
-    tools: Tools,
-) -> Runner:
-    """Data, task and journals put together; no model is loaded."""
-    test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
-    shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
-    task = _task(experiment, data, corpus)
-    prompts = PromptSearch(
-        task=task,
-        models=models,
-        search=experiment.search,
-        infill=tools.infill,
-        journal=Journal(output / "prompts.jsonl"),
-        folder=output,
-        threads=experiment.threads,
-        stop=stop,
-    )
-    return Runner(
-        experiment=experiment,
-        task=task,
-        models=models,
-        prompts=prompts,
-        journal=Journal(output / "rows.jsonl"),
-        test=test,
-        shots=shots,
-        perplexity=tools.perplexity,
-        stop=stop,
-        on_progress=tools.on_progress,
-    )
-
-
-def _retry_writer(journal: Journal, experiment: Experiment) -> Callable[[str, Exception], None]:
-    def write(name: str, error: Exception) -> None:
-        value = {"experiment": experiment.name, "reason": reason_of(error)}
-        journal.put(uuid4().hex, value, about=f"a call of {name}")
-
-    return write
-
-
-def _retry_note(journal: Journal, experiment: Experiment) -> str:
-    """Over all sessions of the run."""
-    mine = [one["reason"] for one in journal.values() if one["experiment"] == experiment.name]
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(mine).items()))
-    why = f" ({reasons})" if mine else ""
-    return f"Calls sent again after an error of the LM's server: {len(mine)}{why}."
-
-
-def _announce(runner: Runner, echo: Callable[[str], None]) -> None:
-    experiment = runner.experiment
-    cells = runner.cells()
-    echo(f"{experiment.title} ({experiment.scale} scale): {len(cells)} cells, at most:")
-    for cost in estimate(runner):
-        echo(f"  {cost}")
-
-
-def _task(experiment: Experiment, data: Path | None, corpus: Path | None) -> Task:
-    if experiment.task in ("summeval", "biggen"):
-        return JudgeTask(experiment.judge)
-    if experiment.task == "gsm8k":
-        return Gsm8kTask()
-    places = [data / place for place in CORPUS_PLACES] if data is not None else []
-    found = corpus or next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise DataError(
-            "HoVer searches a corpus of pages: give a JSONL file of {title, text} as corpus "
-            "(--corpus), or as corpus.jsonl in the data folder"
+def _check_denoiser_is_used(
+    table: str, name: str, experiments: Sequence[Experiment], specs: Mapping[str, ModelSpec]
+) -> None:
+    """Another denoiser means something where it proposes, answers, or has its perplexity taken."""
+    used: set[str] = set()
+    for experiment in experiments:
+        for condition in experiment.conditions:
+            used |= {step.by for step in condition.steps if step.kind == "infill"}
+            if PERPLEXITY in experiment.measures:
+                used.add(condition.model)
+        used |= {one for one in experiment.models if specs[one].lm == DIFFUSION}
+    if name not in used:
+        raise ValueError(
+            f"{table} does not use the denoiser of {name!r} (--model); it uses those of "
+            f"{', '.join(sorted(used)) or 'no model'}"
         )
-    return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
 
 
-def _notes(runner: Runner) -> list[str]:
-    """What it was measured on; nothing that changes when the same command is run again."""
-    experiment, test, shots = runner.experiment, runner.test, runner.shots
-    num_test = min(len(test), experiment.test.num or len(test))
-    num_shots = min(len(shots), experiment.shots.num or len(shots))
-    cut = experiment.test.max_chars
-    proposers = {
-        step.by: _proposer(step, runner.models)
-        for condition in experiment.conditions
-        for step in condition.steps
-    }
-    measured = (
-        f"Measured on {num_test} of {len(test)} rows of {_short(test.source)} "
-        f"({experiment.test.split})"
-    )
-    if PERPLEXITY in experiment.measures:
-        num_scored = min(num_test, experiment.perplexity_rows or num_test)
-        measured += (
-            f"; perplexity on the first {num_scored} of them, with "
-            f"{experiment.perplexity_samples} draws of masks each"
-        )
-    if any(condition.steps or condition.demos for condition in experiment.conditions):
-        measured += f"; {num_shots} shots of {_short(shots.source)} ({experiment.shots.split})"
-    notes = [
-        f"{measured}." + (f" Texts are cut at {cut} characters." if cut else ""),
-        f"Rows dropped by the data set's rule: {test.num_dropped} (test), {shots.num_dropped} "
-        "(shots).",
-    ]
-    if proposers:
-        named = ", ".join(f"{name} = {who}" for name, who in proposers.items())
-        notes.append(f"Prompts proposed by: {named}.")
-    notes += [f"The paper's figures: {remark}" for remark in experiment.paper_remarks]
-    if experiment.scale != "full":
-        notes.append(
-            f"Scale: {experiment.scale}. This run shows that the machinery works; its figures say "
-            "nothing about the paper's models."
-        )
-    return notes
+@contextmanager
+def _progress_bar() -> Iterator[tuple[Echo, OnProgress]]:
+    """What prints a line, and what moves a progress bar, while the block runs."""
+    # A judge's answer that is cut at max_tokens is unreadable and counted; it need not be logged.
+    logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        line = bar.add_task("", total=None)
 
+        def on_progress(cell: Cell, done: int, total: int) -> None:
+            bar.update(line, description=str(cell), completed=done, total=total)
 
-def _proposer(step: Step, models: Models) -> str | None:
-    spec = models.spec(step.by)
-    return spec.denoiser if step.kind == "infill" else spec.lm
+        def echo(text: str) -> None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-
-def _short(source: str) -> str:
-    """The last two parts of each path: a table does not depend on where the data lie."""
-    return ", ".join("/".join(Path(part).parts[-2:]) for part in source.split(", "))
-
-
-def _write(table: Table, results: list[CellResult], output: Path) -> None:
-    path = output / table.experiment.name
-    path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
-    path.with_suffix(".csv").write_text(table.csv(), encoding="utf-8")
-    prompts = [
-        f"## {result.cell}\n\n"
-        + "\n\n".join(_fenced(text) for text in result.instructions.values())
-        for result in results
-        if result.cell.condition.steps
-    ]
-    if prompts:
-        text = "\n\n".join(["# The prompts that were found", *prompts]) + "\n"
-        (output / f"{table.experiment.name}_prompts.md").write_text(text, encoding="utf-8")
-    save_plot(table, path)
-
-
-def _fenced(text: str) -> str:
-    return f"````text\n{text}\n````"
+        yield echo, on_progress

@@ -14,24 +14,28 @@ from dspy_diffusion_infill.errors import ExperimentError
 from dspy_diffusion_infill.evaluation.loading import Examples
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.programs import instructions_of, with_instructions
 from dspy_diffusion_infill.reproduction.experiment import Condition, Experiment
 from dspy_diffusion_infill.reproduction.journals import Stop
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.perplexity import (
     PERPLEXITY,
     GoldPerplexity,
-    Perplexity,
-    PerplexityMeter,
+    gold_perplexity,
 )
 from dspy_diffusion_infill.reproduction.prompt_search import (
     Outcome,
     PromptSearch,
     SearchTask,
     add_demos,
-    apply_instructions,
-    instructions_of,
 )
-from dspy_diffusion_infill.reproduction.tasks import Figures, RowResult, Task, drawn, shortened
+from dspy_diffusion_infill.reproduction.tasks import (
+    Benchmark,
+    Figures,
+    RowResult,
+    drawn,
+    shortened,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,13 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{', '.join(self.condition.label.values())} (seed {self.seed})"
+
+
+OnProgress = Callable[[Cell, int, int], None]
+
+
+def no_progress(cell: Cell, done: int, total: int) -> None:
+    """Shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +106,19 @@ class Runner:
         journal: finished rows.
         test: examples to measure on.
         shots: the pool that few-shot examples are drawn from.
-        perplexity: measures diffusion perplexity; None where no measure asks for it.
         stop: asked before every row.
-        on_progress: told the cell and how many of its rows are done.
+        on_progress: called with a cell, how many of its rows are done, and of how many.
     """
 
     experiment: Experiment
-    task: Task
+    task: Benchmark
     models: Models
     prompts: PromptSearch
     journal: Journal
     test: Examples
     shots: Examples
-    perplexity: Perplexity | None
     stop: Stop
-    on_progress: Callable[[Cell, int, int], None]
+    on_progress: OnProgress = no_progress
     _num_errors: int = 0
     _last_error: Exception | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -193,7 +202,7 @@ class Runner:
         spec = self.models.spec(condition.model)
         program = self.task.program(condition.template, spec, seed=cell.seed)
         found = self.prompts.find(asked)
-        apply_instructions(program, found.instructions)
+        program = with_instructions(program, found.instructions)
         add_demos(program, asked.shots, condition.demos, seed=cell.seed)
         return program, found.outcome
 
@@ -264,18 +273,17 @@ class Runner:
     ) -> GoldPerplexity | None:
         """Diffusion perplexity of the gold responses; None where it is not asked for."""
         name = cell.condition.model
-        if self.perplexity is None or PERPLEXITY not in self.experiment.measures:
-            return None
-        if self.models.spec(name).denoiser is None:
+        if PERPLEXITY not in self.experiment.measures or self.models.spec(name).denoiser is None:
             return None
         self.stop.check()
         (predictor,) = program.predictors()
-        meter = PerplexityMeter(self.perplexity, self.experiment, self.journal)
-        return meter.of(
+        return gold_perplexity(
             self.models.denoiser(name),
             predictor,
             self.task.adapter(program) or self.models.adapter(name),
             examples,
+            experiment=self.experiment,
+            journal=self.journal,
             seed=cell.seed,
             about=f"{self.experiment.name}: perplexity of {cell}",
         )

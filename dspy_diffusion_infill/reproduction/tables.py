@@ -11,7 +11,7 @@ from dspy_diffusion_infill.reproduction.experiment import Condition, Experiment,
 from dspy_diffusion_infill.reproduction.footers import count_remarks
 from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY, GoldPerplexity
 from dspy_diffusion_infill.reproduction.runner import CellResult
-from dspy_diffusion_infill.reproduction.tasks import Task
+from dspy_diffusion_infill.reproduction.tasks import Benchmark
 
 HEADINGS = {
     "pearson": "Pearson",
@@ -120,7 +120,7 @@ class Table:
 
 def make_table(
     experiment: Experiment,
-    task: Task,
+    task: Benchmark,
     results: Sequence[CellResult],
     *,
     models: Mapping[str, str],

@@ -39,7 +39,7 @@ Figures = dict[str, float | None]
 CountTokens = Callable[[str], int]
 
 
-class Task(Protocol):
+class Benchmark(Protocol):
     """What is asked, and what is measured."""
 
     @property

@@ -1,4 +1,4 @@
-"""The paper's claim reproduced small, on a CPU, from nothing: ``dspy-infill reproduce mini``."""
+"""The paper's claim reproduced small, on a CPU, from nothing: ``dspy-infill mini``."""
 
 from dspy_diffusion_infill.reproduction.mini.run import run_mini
 from dspy_diffusion_infill.reproduction.mini.summary import MiniRow

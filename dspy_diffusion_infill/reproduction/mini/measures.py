@@ -27,7 +27,7 @@ class Exam:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
+class ExamResult:
     """How a model did in an exam.
 
     Attributes:
@@ -59,7 +59,7 @@ def draw_exam(
     )
 
 
-def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> Measures:
+def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> ExamResult:
     """Takes the exam; every draw is greedy, one token a pass."""
     # 1. Infill the whole instruction from the examples.
     is_instruction = torch.zeros(exam.contexts.shape[1], dtype=torch.bool)
@@ -78,7 +78,7 @@ def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> Measures:
         num_samples=PERPLEXITY_SAMPLES,
         seed=seed,
     )
-    return Measures(
+    return ExamResult(
         infill_exact_match=_agreement(infilled, exam.contexts),
         downstream_accuracy=_accuracy(denoiser, retold, exam, is_response),
         told_accuracy=_accuracy(denoiser, exam.questions, exam, is_response),

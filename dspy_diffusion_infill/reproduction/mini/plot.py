@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from dspy_diffusion_infill.reproduction.mini.recipe import STAGES
 from dspy_diffusion_infill.reproduction.mini.summary import (
+    COLUMNS,
     CONFIDENCE,
-    MEASURES,
-    Measure,
+    MiniColumn,
     MiniRow,
-    estimate,
+    mean_over_seeds,
     values_of,
 )
 
@@ -25,8 +25,8 @@ def write_plot(rows: Sequence[MiniRow], folder: Path) -> list[Path]:
     """Writes ``mini.png`` and ``mini.svg``: a bar a stage, its interval, and a dot a seed."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, measure in zip(figure.subplots(1, 3), MEASURES, strict=False):
-        _panel(axes, rows, measure)
+    for axes, column in zip(figure.subplots(1, 3), COLUMNS, strict=False):
+        _panel(axes, rows, column)
     seeds = len({row.seed for row in rows})
     figure.supxlabel(
         f"bar: mean of {seeds} seed{'s' * (seeds > 1)}; dot: a seed; "
@@ -40,19 +40,19 @@ def write_plot(rows: Sequence[MiniRow], folder: Path) -> list[Path]:
     return paths
 
 
-def _panel(axes: Axes, rows: Sequence[MiniRow], measure: Measure) -> None:
-    if measure.is_share:
+def _panel(axes: Axes, rows: Sequence[MiniRow], column: MiniColumn) -> None:
+    if column.is_share:
         axes.set_ylim(0, 1.05)
-        axes.set_title(measure.title, fontsize=10)
+        axes.set_title(column.title, fontsize=10)
     else:
         axes.set_yscale("log")
-        axes.set_title(f"{measure.title} (lower is better)", fontsize=10)
+        axes.set_title(f"{column.title} (lower is better)", fontsize=10)
     for x, (stage, color) in enumerate(zip(STAGES, COLORS, strict=True)):
-        values, value = values_of(rows, stage, measure), estimate(rows, stage, measure)
+        values, value = values_of(rows, stage, column), mean_over_seeds(rows, stage, column)
         axes.bar(x, value.mean, width=0.65, color=color)
         axes.scatter([x] * len(values), values, s=12, color="black", zorder=3, clip_on=False)
         reach = [[value.mean - value.low], [value.high - value.mean]]
         axes.errorbar(x, value.mean, yerr=reach, color="black", capsize=4, linewidth=1)
-    axes.set_ylim(bottom=measure.lowest)
+    axes.set_ylim(bottom=column.lowest)
     axes.set_xticks(range(len(STAGES)), list(STAGES))
     axes.spines[["top", "right"]].set_visible(False)

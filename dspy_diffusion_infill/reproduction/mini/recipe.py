@@ -3,40 +3,44 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Masking = Literal["RO", "FS"]
-Stage = Literal["None", "RO", "FS", "FS+RO"]
-ScaleName = Literal["full", "smoke"]
+from dspy_diffusion_infill.reproduction.experiment import Scale
+
+MaskingName = Literal["RO", "FS"]
+StageName = Literal["None", "RO", "FS", "FS+RO"]
 
 GENTLE = 0.1
 """Share of the peak learning rate at which RO follows FS.
 
-RO is without loss in no time here, and normalized steps (Muon, AdamW) stay long where the gradient
-is next to nothing: at the full rate they walk the weights away from what FS had taught, and FS+RO
-infills nothing. The paper's rate is one for the tuning of 8B models, 1e-5.
+The loss of RO is close to zero after few steps here. Normalized optimizers (Muon, AdamW) keep their
+step size where the gradient vanishes: at the full rate they move the weights away from what FS had
+learned, and FS+RO infills nothing. The paper fine-tunes 8B models at 1e-5.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StagePart:
     """One masking of a stage, with its shares of the stage's tokens and of the peak rate."""
 
-    masking: Masking
+    masking: MaskingName
     tokens: float = 1.0
     rate: float = 1.0
 
 
-STAGES: dict[Stage, tuple[Part, ...]] = {
+STAGES: dict[StageName, tuple[StagePart, ...]] = {
     "None": (),
-    "RO": (Part("RO"),),
-    "FS": (Part("FS"),),
-    "FS+RO": (Part("FS", 2 / 3), Part("RO", 1 / 3, GENTLE)),  # the paper's epochs, 8 and 4
+    "RO": (StagePart("RO"),),
+    "FS": (StagePart("FS"),),
+    "FS+RO": (
+        StagePart("FS", 2 / 3),
+        StagePart("RO", 1 / 3, GENTLE),
+    ),  # the paper's epochs, 8 and 4
 }
-"""What each stage does after pretraining: maskings in turn."""
+"""The maskings that each stage trains with after pretraining, in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """How much of everything.
+class MiniScale:
+    """Sizes of model, training and exam.
 
     Attributes:
         width: of the model; its feed-forward part is twice as wide.
@@ -48,7 +52,7 @@ class Scale:
         learning_rate: peak, in pretraining and in each part of a stage; cosine decay.
         max_examples: worked examples of a context: 1 to so many in training, so many in the test.
         num_contexts: test contexts for each stage and seed.
-        met: share of the pretraining texts that do hold an instruction and its own examples.
+        met: share of the pretraining texts that hold an instruction together with its own examples.
     """
 
     width: int = 96
@@ -63,9 +67,9 @@ class Scale:
     met: float = 0.0
 
 
-SCALES: dict[ScaleName, Scale] = {
-    "full": Scale(),
-    "smoke": Scale(
+SCALES: dict[Scale, MiniScale] = {
+    "full": MiniScale(),
+    "smoke": MiniScale(
         width=48, layers=2, pretraining_tokens=40_000, stage_tokens=40_000, num_contexts=20
     ),
 }

@@ -1,12 +1,12 @@
-"""From nothing to the table: a seed pretrains a model, teaches it in each way, examines them."""
+"""A whole run: each seed pretrains a model, fine-tunes it in each way, and examines the results."""
 
 import copy
 import json as jsonlib
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -19,9 +19,11 @@ from torch import Generator
 from transformers import LlamaForCausalLM
 
 from dspy_diffusion_infill.errors import MissingDependencyError
-from dspy_diffusion_infill.reproduction.mini import teaching, world
+from dspy_diffusion_infill.reproduction.experiment import Scale
+from dspy_diffusion_infill.reproduction.mini import training, world
 from dspy_diffusion_infill.reproduction.mini.measures import Exam, draw_exam, measure
-from dspy_diffusion_infill.reproduction.mini.recipe import SCALES, STAGES, Scale, ScaleName, Stage
+from dspy_diffusion_infill.reproduction.mini.progress import say
+from dspy_diffusion_infill.reproduction.mini.recipe import SCALES, STAGES, MiniScale, StageName
 from dspy_diffusion_infill.reproduction.mini.summary import MiniRow, markdown, table, verdicts
 
 
@@ -31,16 +33,16 @@ def run_mini(
     output: Path | None = None,
     json: Path | None = None,
     display: bool = True,
-    scale: ScaleName | Scale = "full",
+    scale: Scale | MiniScale = "full",
 ) -> list[MiniRow]:
-    """Reproduces the paper's claim in small: who has not seen prompts masked cannot infill them.
+    """Reproduces the paper's claim in small: without masked prompts in training, no infilling.
 
     Args:
         seeds: runs, with seeds 0, 1, ...; they share the CPU's cores.
         output: folder for ``mini.md``, ``mini.png`` and ``mini.svg``.
         json: file for the rows; where it is given, a missing matplotlib costs no more than plots.
         display: print progress (standard error) and the table.
-        scale: ``full`` (minutes), ``smoke`` (seconds: too little to learn from), or one's own.
+        scale: ``full`` (minutes), ``smoke`` (seconds, too short to learn anything), or your own.
 
     Returns:
         A row for each seed and stage.
@@ -83,11 +85,11 @@ def _can_plot(*, required: bool) -> bool:
     missing = "plots need matplotlib: pip install 'dspy-diffusion-infill[train]'"
     if required:
         raise MissingDependencyError(f"{missing}; or keep the rows alone, with json (--json)")
-    print(f"{missing}; none are drawn", file=sys.stderr, flush=True)
+    say(f"{missing}; none are drawn")
     return False
 
 
-def _run_seeds(seeds: int, scale: Scale, display: bool) -> Iterator[list[MiniRow]]:
+def _run_seeds(seeds: int, scale: MiniScale, display: bool) -> Iterator[list[MiniRow]]:
     """One process for each core: models this small gain nothing from several threads."""
     job = partial(run_seed, scale=scale, display=display)
     workers = min(seeds, os.cpu_count() or 1)
@@ -98,21 +100,21 @@ def _run_seeds(seeds: int, scale: Scale, display: bool) -> Iterator[list[MiniRow
         yield from pool.map(job, range(seeds))
 
 
-def run_seed(seed: int, *, scale: Scale, display: bool) -> list[MiniRow]:
+def run_seed(seed: int, *, scale: MiniScale, display: bool) -> list[MiniRow]:
     """All stages of one seed, from the same pretrained weights, examined on the same contexts."""
     with _one_thread():
         generator = Generator().manual_seed(seed)
         seen, unseen = world.split(generator)
         exam = draw_exam(unseen, scale.num_contexts, scale.max_examples, generator)
-        start = teaching.new_model(scale, seed)
-        teaching.pretrain(start, seen, scale=scale, seed=seed, log=display)
+        start = training.new_model(scale, seed)
+        training.pretrain(start, seen, scale=scale, seed=seed, log=display)
         rows = []
         for stage in STAGES:
             model = copy.deepcopy(start)
-            teaching.fine_tune(model, seen, stage, scale=scale, seed=seed, log=display)
+            training.fine_tune(model, seen, stage, scale=scale, seed=seed, log=display)
             rows.append(_examine(stage, model, exam, seed))
             if display:
-                print(_progress(rows[-1]), file=sys.stderr, flush=True)
+                say(_progress(rows[-1]))
         return rows
 
 
@@ -127,17 +129,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _examine(stage: Stage, model: LlamaForCausalLM, exam: Exam, seed: int) -> MiniRow:
-    measures = measure(teaching.denoiser(model, name=f"mini {stage}, seed {seed}"), exam, seed=seed)
-    return MiniRow(
-        stage=stage,
-        seed=seed,
-        infill_exact_match=measures.infill_exact_match,
-        downstream_accuracy=measures.downstream_accuracy,
-        perplexity=measures.perplexity,
-        told_accuracy=measures.told_accuracy,
-        num_contexts=len(exam.contexts),
-    )
+def _examine(stage: StageName, model: LlamaForCausalLM, exam: Exam, seed: int) -> MiniRow:
+    denoiser = training.denoiser(model, name=f"mini {stage}, seed {seed}")
+    result = measure(denoiser, exam, seed=seed)
+    return MiniRow(stage=stage, seed=seed, num_contexts=len(exam.contexts), **asdict(result))
 
 
 def _progress(row: MiniRow) -> str:

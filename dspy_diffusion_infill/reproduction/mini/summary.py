@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from dspy_diffusion_infill.reproduction.mini.recipe import STAGES, Stage
+from dspy_diffusion_infill.reproduction.mini.recipe import STAGES, StageName
 
 CONFIDENCE = 0.95
 
@@ -25,12 +25,12 @@ class MiniRow:
             [0, 1].
         perplexity: diffusion perplexity of the true responses under the true instructions; lower is
             better.
-        told_accuracy: share of new inputs answered right under the true instructions: whether the
-            stage was taught properly.
+        told_accuracy: share of new inputs answered right under the true instructions, in [0, 1]:
+            whether the stage learned to follow instructions at all.
         num_contexts: test contexts behind the shares.
     """
 
-    stage: Stage
+    stage: StageName
     seed: int
     infill_exact_match: float
     downstream_accuracy: float
@@ -38,26 +38,27 @@ class MiniRow:
     told_accuracy: float
     num_contexts: int
 
-    def as_json(self) -> dict[str, str | int | float]:
-        """The measures that are compared among stages."""
+    def as_json(self) -> dict[str, str | int | float | None]:
+        """The measures that are compared among stages; a perplexity that overflowed is None."""
         return {
             "stage": self.stage,
             "seed": self.seed,
             "infill_exact_match": self.infill_exact_match,
             "downstream_accuracy": self.downstream_accuracy,
-            "perplexity": self.perplexity,
+            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure over seeds.
+class SeedMean:
+    """The mean of a measure over seeds.
 
     Attributes:
         mean: over the seeds.
         std: sample standard deviation over the seeds; NaN for one seed.
         low: lower end of the 95 % interval: Student's t over seeds, and for a share no narrower
-            than Wilson's over all contexts, which is not 0 wide where all seeds agree.
+            than Wilson's over all contexts, which is not 0 wide where all seeds agree. NaN where a
+            perplexity is infinite.
         high: its upper end.
     """
 
@@ -68,7 +69,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class MiniColumn:
     """A column of the table.
 
     Attributes:
@@ -92,35 +93,37 @@ class Measure:
         return 1.0 if self.is_share else math.inf
 
 
-MEASURES = (
-    Measure("infill_exact_match", "infill exact match"),
-    Measure("downstream_accuracy", "downstream accuracy"),
-    Measure("perplexity", "perplexity", is_share=False),
-    Measure("told_accuracy", "accuracy, true instruction"),
+COLUMNS = (
+    MiniColumn("infill_exact_match", "infill exact match"),
+    MiniColumn("downstream_accuracy", "downstream accuracy"),
+    MiniColumn("perplexity", "perplexity", is_share=False),
+    MiniColumn("told_accuracy", "accuracy, true instruction"),
 )
 
 
-def values_of(rows: Sequence[MiniRow], stage: Stage, measure: Measure) -> list[float]:
+def values_of(rows: Sequence[MiniRow], stage: StageName, column: MiniColumn) -> list[float]:
     """One value a seed."""
-    return [float(getattr(row, measure.field)) for row in rows if row.stage == stage]
+    return [float(getattr(row, column.field)) for row in rows if row.stage == stage]
 
 
-def estimate(rows: Sequence[MiniRow], stage: Stage, measure: Measure) -> Estimate:
-    """The measure of a stage over its seeds."""
-    values = values_of(rows, stage, measure)
+def mean_over_seeds(rows: Sequence[MiniRow], stage: StageName, column: MiniColumn) -> SeedMean:
+    """The column's mean, deviation and interval over the seeds of a stage."""
+    values = values_of(rows, stage, column)
     mean = statistics.fmean(values)
+    if not math.isfinite(mean):
+        return SeedMean(mean, math.nan, math.nan, math.nan)
     lows, highs, std = [mean], [mean], math.nan
     if len(values) > 1:
         std = statistics.stdev(values)
         quantile = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
         reach = quantile * std / math.sqrt(len(values))
-        lows.append(max(mean - reach, measure.lowest))
-        highs.append(min(mean + reach, measure.highest))
-    if measure.is_share:
+        lows.append(max(mean - reach, column.lowest))
+        highs.append(min(mean + reach, column.highest))
+    if column.is_share:
         low, high = wilson(mean, sum(row.num_contexts for row in rows if row.stage == stage))
         lows.append(low)
         highs.append(high)
-    return Estimate(mean, std, min(lows), max(highs))
+    return SeedMean(mean, std, min(lows), max(highs))
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -132,7 +135,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, center - reach), min(1.0, center + reach)
 
 
-def cell(value: Estimate) -> str:
+def cell(value: SeedMean) -> str:
     """``0.98 ± 0.01 [0.95, 1.00]``; no deviation for one seed."""
     digits = 2 if value.mean < 100 else 0
     std = "" if math.isnan(value.std) else f" ± {value.std:.{digits}f}"
@@ -141,9 +144,10 @@ def cell(value: Estimate) -> str:
 
 def table(rows: Sequence[MiniRow]) -> list[list[str]]:
     """A header and a line for each stage."""
-    lines = [["stage", *(measure.title for measure in MEASURES)]]
+    lines = [["stage", *(column.title for column in COLUMNS)]]
     for stage in STAGES:
-        lines.append([stage, *(cell(estimate(rows, stage, measure)) for measure in MEASURES)])
+        means = (mean_over_seeds(rows, stage, column) for column in COLUMNS)
+        lines.append([stage, *map(cell, means)])
     return lines
 
 
@@ -156,11 +160,11 @@ def markdown(rows: Sequence[MiniRow]) -> str:
 
 def verdicts(rows: Sequence[MiniRow]) -> list[str]:
     """Whether FS and FS+RO infill at least three times as often as RO, said either way."""
-    measure = MEASURES[0]
-    response_only = estimate(rows, "RO", measure)
+    column = COLUMNS[0]
+    response_only = mean_over_seeds(rows, "RO", column)
     lines = []
     for stage in ("FS", "FS+RO"):
-        value = estimate(rows, stage, measure)
+        value = mean_over_seeds(rows, stage, column)
         apart = value.low > response_only.high
         ratio = value.mean / response_only.mean if response_only.mean else math.inf
         times = f"{ratio:.1f} times" if response_only.mean else "no ratio to 0"

@@ -1,11 +1,10 @@
 """Pretraining and fine-tuning of the small model.
 
 The loop is plain torch, since two optimizers step at once: Muon the hidden matrices, AdamW the
-rest. Masking and loss are those of all our training.
+rest. MaskingName and loss are those of all our training.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -21,7 +20,13 @@ from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.reproduction.mini import world
-from dspy_diffusion_infill.reproduction.mini.recipe import STAGES, Masking, Scale, Stage
+from dspy_diffusion_infill.reproduction.mini.progress import say
+from dspy_diffusion_infill.reproduction.mini.recipe import (
+    STAGES,
+    MaskingName,
+    MiniScale,
+    StageName,
+)
 from dspy_diffusion_infill.training.loss import diffusion_loss
 from dspy_diffusion_infill.training.masking import (
     MaskDraw,
@@ -42,7 +47,7 @@ Texts = Callable[[Generator], Int[Tensor, "batch length"]]
 CONTEXT_LENGTH = 64
 
 
-def new_model(scale: Scale, seed: int) -> LlamaForCausalLM:
+def new_model(scale: MiniScale, seed: int) -> LlamaForCausalLM:
     """A small LLaDA with random weights."""
     config = llada_config(
         {
@@ -81,12 +86,12 @@ def pretrain(
     model: LlamaForCausalLM,
     seen: Int[Tensor, "instructions 4"],
     *,
-    scale: Scale,
+    scale: MiniScale,
     seed: int,
     log: bool,
 ) -> None:
-    """Teaches texts in which instructions and their examples never meet, masked in full."""
-    _teach(
+    """Trains on texts in which instructions and their examples never meet (FS masking)."""
+    _train(
         model,
         partial(pretraining_texts, seen, scale),
         "FS",
@@ -100,20 +105,20 @@ def pretrain(
 def fine_tune(
     model: LlamaForCausalLM,
     seen: Int[Tensor, "instructions 4"],
-    stage: Stage,
+    stage: StageName,
     *,
-    scale: Scale,
+    scale: MiniScale,
     seed: int,
     log: bool,
 ) -> None:
-    """Teaches contexts, masked as the stage says; stages of one seed start with the same text.
+    """Trains on contexts with the stage's maskings; stages of one seed start with the same text.
 
     Each masking of a stage has an optimizer and a schedule of its own, as ``training.run.train``
     gives each of its stages.
     """
     generator = Generator().manual_seed(1000 + seed)
     for part in STAGES[stage]:
-        _teach(
+        _train(
             model,
             partial(contexts, seen, scale),
             part.masking,
@@ -125,7 +130,7 @@ def fine_tune(
 
 
 def pretraining_texts(
-    seen: Int[Tensor, "instructions 4"], scale: Scale, generator: Generator
+    seen: Int[Tensor, "instructions 4"], scale: MiniScale, generator: Generator
 ) -> Int[Tensor, "batch length"]:
     """Instructions alone (one batch in four), or examples of an instruction that is not there."""
     if scale.met and float(torch.rand((), generator=generator)) < scale.met:
@@ -141,7 +146,7 @@ def pretraining_texts(
 
 
 def contexts(
-    seen: Int[Tensor, "instructions 4"], scale: Scale, generator: Generator
+    seen: Int[Tensor, "instructions 4"], scale: MiniScale, generator: Generator
 ) -> Int[Tensor, "batch length"]:
     """Instructions with 1 to ``max_examples`` worked examples each, equally many in one batch."""
     num_examples = int(torch.randint(1, scale.max_examples + 1, (), generator=generator))
@@ -150,10 +155,10 @@ def contexts(
     return world.context_ids(chosen, num_examples, generator)
 
 
-def _teach(
+def _train(
     model: LlamaForCausalLM,
     texts: Texts,
-    masking: Masking,
+    masking: MaskingName,
     num_tokens: int,
     *,
     learning_rate: float,
@@ -170,15 +175,14 @@ def _teach(
         loss = _step(model, optimizers, x0, masking, generator)
         before, done = done, done + x0.numel()
         if log and 5 * done // num_tokens > 5 * before // num_tokens:
-            line = f"{log} · {done / 1e6:.2f} M tokens · loss {loss:.2f}"
-            print(line, file=sys.stderr, flush=True)
+            say(f"{log} · {done / 1e6:.2f} M tokens · loss {loss:.2f}")
 
 
 def _step(
     model: LlamaForCausalLM,
     optimizers: Sequence[Optimizer],
     x0: Int[Tensor, "batch length"],
-    masking: Masking,
+    masking: MaskingName,
     generator: Generator,
 ) -> float:
     # 1. Noise the batch.
@@ -198,7 +202,7 @@ def _step(
     return float(loss.detach())
 
 
-def _mask(masking: Masking, length: int, generator: Generator) -> MaskDraw:
+def _mask(masking: MaskingName, length: int, generator: Generator) -> MaskDraw:
     t = draw_t(generator)
     if masking == "RO":
         return response_only_mask(world.response_places(length), t, generator)
@@ -214,7 +218,7 @@ def _all_but_start(length: int) -> Bool[Tensor, " length"]:
 def _optimizers(model: LlamaForCausalLM) -> Iterator[Optimizer]:
     """Muon for the matrices between embedding and head, AdamW for the rest.
 
-    It learns from far fewer tokens than AdamW alone, and so fits into minutes on a CPU.
+    The pair needs far fewer tokens than AdamW alone: a run takes minutes on a CPU.
     """
     hidden, rest = [], []
     for name, parameter in model.named_parameters():

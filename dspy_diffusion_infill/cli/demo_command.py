@@ -34,6 +34,7 @@ def demo(
         make_folder(json_file)
     from dspy_diffusion_infill.cli import demo_run
 
+    demo_run.check_fields(task, input, output)
     rows = demo_run.own_rows(task, input, output, seed) if task else demo_run.bundled_rows()
     options = demo_run.DemoOptions(
         input_field=input,
@@ -47,7 +48,9 @@ def demo(
         log_dir=log_dir,
     )
     outcome = demo_run.run(rows, options)
+    if json_file is not None:  # before anything is printed: the figures are paid for
+        text = json.dumps(outcome.figures(), indent=2, ensure_ascii=False) + "\n"
+        json_file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    demo_run.show(outcome)
     if json_file is not None:
-        text = json.dumps(outcome, indent=2, ensure_ascii=False) + "\n"
-        json_file.write_text(text, encoding="utf-8")
         typer.echo(f"figures written to {json_file}")

@@ -1,0 +1,171 @@
+"""One experiment from start to end: data, estimate, run, rendering."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.evaluation.loading import load_dataset
+from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.reproduction.costs import remaining_costs
+from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec
+from dspy_diffusion_infill.reproduction.footers import retry_remark, run_remarks
+from dspy_diffusion_infill.reproduction.journals import CallJournal, Stop
+from dspy_diffusion_infill.reproduction.models import Models
+from dspy_diffusion_infill.reproduction.plots import save_plot
+from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
+from dspy_diffusion_infill.reproduction.retries import reason_of
+from dspy_diffusion_infill.reproduction.runner import CellResult, OnProgress, Runner, no_progress
+from dspy_diffusion_infill.reproduction.tables import Table, make_table
+from dspy_diffusion_infill.reproduction.tasks import Benchmark, Gsm8kTask, HoverTask, JudgeTask
+
+CORPUS_PLACES = ("corpus.jsonl", "hotpot_mini/corpus.jsonl", "hover/hotpot_mini/corpus.jsonl")
+
+Echo = Callable[[str], None]
+
+
+def run_experiment(
+    experiment: Experiment,
+    specs: Mapping[str, ModelSpec],
+    *,
+    data: Path | None,
+    corpus: Path | None = None,
+    output: Path,
+    echo: Echo = print,
+    on_progress: OnProgress = no_progress,
+) -> Table:
+    """Runs an experiment, or what is left of it, and writes its table.
+
+    The folder ``output`` gets ``<name>.md``, ``.csv``, ``.png`` and ``.svg``, and the journals
+    (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``, ``searches/``), with which
+    the same command resumes a run that was killed.
+
+    Args:
+        experiment: from ``load_experiments``.
+        specs: from ``load_models``.
+        data: folder or file of the data sets; None is the hub.
+        corpus: HoVer's pages; None is looked for in ``data``.
+        output: made where it is missing.
+        echo: prints a line.
+        on_progress: called with a cell, how many of its rows are done, and of how many.
+
+    Raises:
+        DataError: the data are missing or ill-formed.
+        ExperimentError: too many calls failed.
+        RunStopped: Ctrl-C or SIGTERM; everything that was answered is kept.
+    """
+    started, stop = time.perf_counter(), Stop()
+    retries = Journal(output / "retries.jsonl")
+    models = Models(specs, on_retry=_retry_writer(retries, experiment))
+    runner = _runner(
+        experiment, models, stop, data=data, corpus=corpus, output=output, on_progress=on_progress
+    )
+    calls = CallJournal(output / "calls", stop)
+    with calls.in_use():
+        _announce(runner, echo)
+        with stop.on_signals():
+            results = runner.run()
+    table = make_table(
+        experiment,
+        runner.task,
+        results,
+        models={name: models.lm(name).model for name in experiment.models},
+        notes=[retry_remark(retries, experiment), *run_remarks(runner)],
+    )
+    _write(table, results, output)
+    seconds = time.perf_counter() - started
+    echo(table.markdown())
+    echo(
+        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
+        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
+    )
+    return table
+
+
+def _runner(
+    experiment: Experiment,
+    models: Models,
+    stop: Stop,
+    *,
+    data: Path | None,
+    corpus: Path | None,
+    output: Path,
+    on_progress: OnProgress,
+) -> Runner:
+    """Data, task and journals put together; no model is loaded."""
+    test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
+    shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
+    task = _benchmark(experiment, data, corpus)
+    prompts = PromptSearch(
+        task=task,
+        models=models,
+        search=experiment.search,
+        journal=Journal(output / "prompts.jsonl"),
+        folder=output,
+        threads=experiment.threads,
+        stop=stop,
+    )
+    return Runner(
+        experiment=experiment,
+        task=task,
+        models=models,
+        prompts=prompts,
+        journal=Journal(output / "rows.jsonl"),
+        test=test,
+        shots=shots,
+        stop=stop,
+        on_progress=on_progress,
+    )
+
+
+def _retry_writer(journal: Journal, experiment: Experiment) -> Callable[[str, Exception], None]:
+    def write(name: str, error: Exception) -> None:
+        value = {"experiment": experiment.name, "reason": reason_of(error)}
+        journal.put(uuid4().hex, value, about=f"a call of {name}")
+
+    return write
+
+
+def _announce(runner: Runner, echo: Echo) -> None:
+    experiment = runner.experiment
+    cells = runner.cells()
+    echo(f"{experiment.title} ({experiment.scale} scale): {len(cells)} cells, at most:")
+    for cost in remaining_costs(runner):
+        echo(f"  {cost}")
+
+
+def _benchmark(experiment: Experiment, data: Path | None, corpus: Path | None) -> Benchmark:
+    if experiment.task in ("summeval", "biggen"):
+        return JudgeTask(experiment.judge)
+    if experiment.task == "gsm8k":
+        return Gsm8kTask()
+    places = [data / place for place in CORPUS_PLACES] if data is not None else []
+    found = corpus or next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataError(
+            "HoVer searches a corpus of pages: give a JSONL file of {title, text} as corpus "
+            "(--corpus), or as corpus.jsonl in the data folder"
+        )
+    return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
+
+
+def _write(table: Table, results: list[CellResult], output: Path) -> None:
+    path = output / table.experiment.name
+    path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
+    path.with_suffix(".csv").write_text(table.csv(), encoding="utf-8")
+    prompts = [
+        f"## {result.cell}\n\n"
+        + "\n\n".join(_fenced(text) for text in result.instructions.values())
+        for result in results
+        if result.cell.condition.steps
+    ]
+    if prompts:
+        text = "\n\n".join(["# The prompts that were found", *prompts]) + "\n"
+        (output / f"{table.experiment.name}_prompts.md").write_text(text, encoding="utf-8")
+    save_plot(table, path)
+
+
+def _fenced(text: str) -> str:
+    return f"````text\n{text}\n````"
