@@ -12,6 +12,7 @@ import dspy
 from dspy import lm15
 from dspy._vendor.lm15.types import StreamEvent
 
+from dspy_diffusion_infill.chat_spans import render_response
 from dspy_diffusion_infill.denoisers import load_denoiser
 from dspy_diffusion_infill.denoisers.protocol import (
     Algorithm,
@@ -28,7 +29,7 @@ from dspy_diffusion_infill.lms.engines import (
     text_response,
 )
 
-_ANSWER = "\ue000"  # stands for the answer while the chat template is read
+_ANSWER = "\ue000"  # stands where the answer is going to stand
 
 
 def diffusion_lm(
@@ -188,8 +189,8 @@ class DiffusionEngine:
 
     def _prompt(self, messages: list[Message]) -> tuple[tuple[int, ...], set[int]]:
         """The tokens up to the answer, and those that end it: end of turn, end of text."""
-        text = self.denoiser.render([*messages, {"role": "assistant", "content": _ANSWER}])
-        before, _, after = text.rpartition(_ANSWER)
+        chat = render_response(self.denoiser, messages, _ANSWER)
+        before, after = chat.text[: chat.spans[-1].start], chat.text[chat.spans[-1].end :]
         end_of_turn = self.denoiser.encode(after.strip()).input_ids[:1]
         end_of_text = self.denoiser.encode(END_OF_TEXT).input_ids
         ends = {*end_of_turn, *(end_of_text if len(end_of_text) == 1 else ())}

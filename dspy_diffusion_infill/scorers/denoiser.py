@@ -4,10 +4,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dspy_diffusion_infill.chat_spans import render_response
 from dspy_diffusion_infill.denoisers.protocol import Denoiser, ScoreRequest
 from dspy_diffusion_infill.scorers.protocol import ScoredPair
-
-_RESPONSE = "\ue000"  # stands for the response while the chat template is read
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,9 @@ def response_tokens(denoiser: Denoiser, pair: ScoredPair) -> tuple[tuple[int, ..
     The token that ends the assistant's turn is one of them: a response that goes on is another
     one.
     """
-    response = pair.response.strip()
-    turns = [dict(message) for message in pair.messages]
-    rendered = denoiser.render([*turns, {"role": "assistant", "content": _RESPONSE}])
-    before, _, after = rendered.rpartition(_RESPONSE)
-    start, end = len(before), len(before) + len(response)
-    encoding = denoiser.encode(before + response + after)
+    chat = render_response(denoiser, pair.messages, pair.response.strip())
+    start, end = chat.spans[-1].start, chat.spans[-1].end
+    encoding = denoiser.encode(chat.text)
     inside = [k for k, (_, stop) in enumerate(encoding.offsets) if stop > start]
     last = [k for k in inside if encoding.offsets[k][0] >= end][:1]
     return encoding.input_ids, [k for k in inside if encoding.offsets[k][0] < end] + last

@@ -22,9 +22,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dspy_diffusion_infill.chat_spans import render_chat, tokens_inside
 from dspy_diffusion_infill.denoisers import Denoiser, ScoreRequest
 from dspy_diffusion_infill.errors import ContextTooLongError
-from dspy_diffusion_infill.training.rows import Row, content_spans, pair, tokens_inside
+from dspy_diffusion_infill.training.rows import Row, pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +143,15 @@ def row_perplexity(
 
 def _tokens(denoiser: Denoiser, row: Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(all tokens, positions of the response's tokens)."""
-    text = denoiser.render([{"role": role, "content": content} for role, content in row.turns])
-    encoding = denoiser.encode(text)
+    chat = render_chat(denoiser, row.turns)
+    encoding = denoiser.encode(chat.text)
     if len(encoding.input_ids) > denoiser.context_length:
         raise ContextTooLongError(
             f"a prompt and its response have {len(encoding.input_ids)} tokens, more than the "
             f"context_length={denoiser.context_length} of {denoiser.name}: shorten the prompt"
         )
-    *_, (_, start, end) = content_spans(text, row.turns, denoiser)
-    places = tuple(tokens_inside(encoding.offsets, start, end))
+    span = chat.spans[-1]
+    places = tuple(tokens_inside(encoding.offsets, span.start, span.end))
     if not places:
         raise ValueError(f"no token lies wholly inside the response {row.response!r}")
     return encoding.input_ids, places

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
+from dspy_diffusion_infill.chat_spans import turn_markers
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.options import DataOptions, SourceOptions, TooLong
 from dspy_diffusion_infill.training.rows import (
@@ -16,7 +17,6 @@ from dspy_diffusion_infill.training.rows import (
     group_by_instructions,
     pair,
     tokenize_row,
-    turn_markers,
     with_adapter,
     with_eos_padding,
     with_worked_examples,

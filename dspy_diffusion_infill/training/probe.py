@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from dspy_diffusion_infill.chat_spans import render_chat, tokens_inside
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import ContextTooLongError, DataError
@@ -220,9 +221,8 @@ def _probe_row(line: bytes, origin: str) -> ProbeRow:
 
 def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: str | None) -> Window:
     if start is None:
-        text = denoiser.render([{"role": "user", "content": row.text}])
-        # A template may strip the text; what is masked is found by what it is, not by where it was.
-        at = text.rfind(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
+        chat = render_chat(denoiser, [("user", row.text)])
+        text, at = chat.text, chat.spans[0].start - (len(row.text) - len(row.text.lstrip()))
     else:
         text, at = start + row.text, len(start)
     encoding = denoiser.encode(text)
@@ -232,18 +232,14 @@ def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: st
             f"context_length={denoiser.context_length} of {denoiser.name}"
         )
 
-    def inside(start: int, end: int) -> tuple[int, ...]:
-        return tuple(
-            k for k, (a, b) in enumerate(encoding.offsets) if start <= a and b <= end and b > a
-        )
-
-    span = inside(at + row.start, at + row.end)
+    span = tokens_inside(encoding.offsets, at + row.start, at + row.end)
     if not span:
         raise DataError(
             f"probe row {number}: no token of {denoiser.name} lies wholly inside "
             f"{row.text[row.start : row.end]!r}"
         )
-    return Window(encoding.input_ids, span, inside(at, at + len(row.text)))
+    content = tokens_inside(encoding.offsets, at, at + len(row.text))
+    return Window(encoding.input_ids, tuple(span), tuple(content))
 
 
 def _passes(window: Window, number: int, mask_id: int, seed: int) -> Iterator[_Pass]:

@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.adapters.base import Adapter
 
+from dspy_diffusion_infill.chat_spans import render_chat, tokens_inside
 from dspy_diffusion_infill.contexts import CLOSE, OPEN, mark_window
 from dspy_diffusion_infill.denoisers import Encoding
 from dspy_diffusion_infill.protection import PLACEHOLDER
@@ -24,7 +24,6 @@ from dspy_diffusion_infill.windows import Piece, Window
 SEPARATOR = "\n\n"
 _TRIMMED = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 _MARKED = re.compile(f"{OPEN}(.*?){CLOSE}", re.DOTALL)
-_PLACE = "\ue000content\ue001"  # private characters, which no template writes
 Examples = Sequence[tuple[str, str]]
 
 
@@ -252,21 +251,20 @@ def tokenize_row(row: Row, coder: TextCoder, *, max_length: int | None = None) -
 
     A row over ``max_length`` tokens is cut at its end.
     """
-    text = coder.render([{"role": role, "content": content} for role, content in row.turns])
-    encoding = coder.encode(text)
+    chat = render_chat(coder, row.turns)
+    encoding = coder.encode(chat.text)
     ids, offsets = list(encoding.input_ids[:max_length]), encoding.offsets[:max_length]
     maskable, is_response = [False] * len(ids), [False] * len(ids)
-    spans = content_spans(text, row.turns, coder)
-    for number, (role, start, end) in enumerate(spans, start=1):
-        last_assistant = role == "assistant" and number == len(spans)
-        inside = tokens_inside(offsets, start, end)
+    for number, span in enumerate(chat.spans, start=1):
+        last_assistant = span.role == "assistant" and number == len(chat.spans)
+        inside = tokens_inside(offsets, span.start, span.end)
         if last_assistant and inside and inside[-1] + 1 < len(ids):
             inside.append(inside[-1] + 1)  # the end-of-turn token counts as response
         for k in inside:
             maskable[k] = k > 0  # a shifted model cannot score the first token
             is_response[k] = last_assistant
     is_cut = len(ids) < len(encoding.input_ids)
-    return TokenizedRow(ids, maskable, is_response, _preferred(text, row, offsets), is_cut)
+    return TokenizedRow(ids, maskable, is_response, _preferred(chat.text, row, offsets), is_cut)
 
 
 def with_eos_padding(row: TokenizedRow, *, eos_id: int, multiple: int) -> TokenizedRow:
@@ -284,11 +282,6 @@ def with_eos_padding(row: TokenizedRow, *, eos_id: int, multiple: int) -> Tokeni
     )
 
 
-def tokens_inside(offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
-    """The tokens that lie wholly inside the characters from ``start`` to ``end``."""
-    return [k for k, (a, b) in enumerate(offsets) if start <= a and b <= end and b > a]
-
-
 def _preferred(text: str, row: Row, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     spans, position = [], 0
     for part in row.instructions:
@@ -299,40 +292,3 @@ def _preferred(text: str, row: Row, offsets: Sequence[tuple[int, int]]) -> list[
         if inside:
             spans.append((inside[0], inside[-1] + 1))
     return spans
-
-
-def content_spans(
-    text: str, turns: Sequence[tuple[str, str]], coder: TextCoder
-) -> list[tuple[str, int, int]]:
-    """(role, start, end) of each turn's content in the rendered text, outer whitespace left out.
-
-    Args:
-        text: the turns in the chat template.
-        turns: (role, content) pairs.
-        coder: rendered them.
-    """
-    spans, markers = [], turn_markers(coder, tuple(role for role, _ in turns))
-    position = len(markers[0])
-    for (role, content), marker in zip(turns, markers[1:], strict=True):
-        if not text.startswith(content + marker, position):
-            content = content.strip()  # some templates strip a turn's content
-        start = position + len(content) - len(content.lstrip())
-        spans.append((role, start, start + len(content.strip())))
-        position += len(content) + len(marker)
-    return spans
-
-
-# By coder, whose model is to be freed when nothing else needs it.
-_MARKERS: WeakKeyDictionary[TextCoder, dict[tuple[str, ...], list[str]]] = WeakKeyDictionary()
-
-
-def turn_markers(coder: TextCoder, roles: tuple[str, ...]) -> list[str]:
-    """What the chat template writes before, between and after the contents of such turns."""
-    try:
-        known = _MARKERS.setdefault(coder, {})
-    except TypeError:  # a coder that cannot be hashed, or be referred to weakly
-        known = {}
-    if roles not in known:
-        messages = [{"role": role, "content": _PLACE} for role in roles]
-        known[roles] = coder.render(messages).split(_PLACE)
-    return known[roles]
