@@ -44,10 +44,6 @@ EXPECTED = (DiffusionInfillError, ValueError, TypeError, OSError)
 """What a command line says in one line, and not with a traceback."""
 
 
-class VerdictError(DiffusionInfillError, ValueError):
-    """A completion holds none of the answers that the signature allows."""
-
-
 class DataError(DiffusionInfillError, ValueError):
     """A data file or data set does not have the form that it must have.
 

@@ -24,7 +24,9 @@ from dspy_diffusion_infill.windows import take_marks
 
 Infill = Callable[[dspy.Module, Sequence[dspy.Example], InfillStep], dspy.Module]
 
+NOWHERE = "http://127.0.0.1:9/v1"
 NUM_ARTICLES, NUM_SYSTEMS = 6, 3
+NUM_TEST = NUM_ARTICLES * NUM_SYSTEMS - 6
 CONTENT: dict[str, Any] = {
     "title": "Small",
     "task": "summeval",
@@ -56,6 +58,7 @@ CONTENT: dict[str, Any] = {
         },
     ],
 }
+PLAIN = [condition for condition in CONTENT["conditions"] if "steps" not in condition]
 
 
 class FilledIn:
@@ -134,5 +137,4 @@ def run_small(
 
 
 if __name__ == "__main__":
-    plain = [condition for condition in CONTENT["conditions"] if "steps" not in condition]
-    run_small(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], conditions=plain, threads=1)
+    run_small(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], conditions=PLAIN, threads=1)

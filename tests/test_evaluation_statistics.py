@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 
 from dspy_diffusion_infill.evaluation.statistics import (
+    Comparison,
     bootstrap_interval,
     compare,
     compare_means,
@@ -68,6 +71,50 @@ def test_a_judge_is_as_good_as_itself() -> None:
 def test_rows_that_either_judge_could_not_score_do_not_enter() -> None:
     found = compare([1, 2, None, 4, 5], [1, 2, 3, None, 5], [1, 2, 3, 4, 5], num_resamples=20)
     assert found.num_rows == 3
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_a_missing_score_gives_no_figure_of_its_own(missing: float | None) -> None:
+    found = compare_means([0.1, missing, 0.2, 0.4], [0.3, 0.9, 0.4, 0.5], num_resamples=50)
+    assert found == compare_means([0.1, 0.2, 0.4], [0.3, 0.4, 0.5], num_resamples=50)
+    assert found.num_rows == 3
+    assert spread([0.2, missing, 0.4]) == spread([0.2, None, 0.4])
+    judge, human = [1.0, 2.0, missing, 4.0], [1, 2, 3, 5]
+    dropped = bootstrap_interval([1, 2, 4], [1, 2, 5], num_resamples=50)
+    assert bootstrap_interval(judge, human, num_resamples=50) == dropped
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_where_every_row_lacks_a_score_there_is_no_difference_interval_or_p_value(
+    missing: float | None,
+) -> None:
+    known = [0.1, 0.2, 0.3, 0.4]
+    for first, second in (([missing] * 4, known), (known, [missing] * 4)):
+        nothing = Comparison(None, None, None, 0)
+        assert compare_means(first, second, num_resamples=20) == nothing
+        assert compare(first, second, known, num_resamples=20) == nothing
+    assert bootstrap_interval(known, [missing] * 4, num_resamples=20) is None
+
+
+@pytest.mark.parametrize("scores", [[], [0.5], [0.5, 0.7]])
+def test_too_few_rows_have_no_interval_and_no_p_value(scores: list[float]) -> None:
+    higher = [score + 0.1 for score in scores]
+    means, judges = compare_means(scores, higher), compare(scores, higher, scores)
+    assert (means.interval, means.p_value) == (judges.interval, judges.p_value) == (None, None)
+    assert (means.difference is None) == (not scores)
+    assert bootstrap_interval(scores, scores) is None
+
+
+def test_too_few_articles_with_a_coefficient_have_no_interval() -> None:
+    judge, human = [1, 2, 3, 1, 2, 3, 4, 4, 4, 4, 4, 4], [1, 3, 2, 1, 2, 3, 1, 2, 3, 1, 2, 3]
+    groups = ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["d"] * 3  # the judge is constant in c and d
+    assert bootstrap_interval(judge, human, level="summary", groups=groups) is None
+    assert bootstrap_interval(judge[:6], human[:6], level="system", groups=groups[:6]) is None
+
+
+def test_a_judge_that_never_varies_has_no_difference() -> None:
+    found = compare([3, 3, 3, 3], [1, 2, 3, 4], [1, 2, 3, 4], num_resamples=20)
+    assert found == Comparison(None, None, None, 4)
 
 
 def test_means_are_compared_row_by_row() -> None:

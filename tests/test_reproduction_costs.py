@@ -9,9 +9,9 @@ import pytest
 from doubles import WordDenoiser
 from loopback import loopback
 from small_experiment import (
-    CONTENT,
-    NUM_ARTICLES,
-    NUM_SYSTEMS,
+    NOWHERE,
+    NUM_TEST,
+    PLAIN,
     FilledIn,
     run_small,
     small_experiment,
@@ -20,22 +20,17 @@ from small_experiment import (
 )
 
 from dspy_diffusion_infill.evaluation.hover import HoverProgram
-from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index, Page
-from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.reproduction.costs import ModelCost, remaining_costs
 from dspy_diffusion_infill.reproduction.experiment import ModelSpec
+from dspy_diffusion_infill.reproduction.experiment_run import make_runner
 from dspy_diffusion_infill.reproduction.infill_step import infill
 from dspy_diffusion_infill.reproduction.journals import RunStopped, Stop
 from dspy_diffusion_infill.reproduction.models import Models
-from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
 from dspy_diffusion_infill.reproduction.runner import Runner
-from dspy_diffusion_infill.reproduction.tasks import HoverTask, JudgeTask
+from dspy_diffusion_infill.reproduction.tasks import HoverTask
 
-NUM_TEST = NUM_ARTICLES * NUM_SYSTEMS - 6
-PLAIN = [condition for condition in CONTENT["conditions"] if "steps" not in condition]
 SEARCH = {"proposals": 2, "examples": 2, "steps": 4}
-NOWHERE = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture
@@ -54,31 +49,8 @@ def runner_of(
     data: Path, output: Path, models: dict[str, ModelSpec] | None = None, **changes: Any
 ) -> Runner:
     """What ``run_experiment`` would run in this folder."""
-    experiment, stop = small_experiment(**changes), Stop()
-    task, shared = JudgeTask(experiment.judge), Models(models or specs(NOWHERE))
-    test, shots = (
-        load_dataset(spec.name, data=data, split=spec.split)
-        for spec in (experiment.test, experiment.shots)
-    )
-    prompts = PromptSearch(
-        task=task,
-        models=shared,
-        search=experiment.search,
-        journal=Journal(output / "prompts.jsonl"),
-        folder=output,
-        threads=1,
-        stop=stop,
-    )
-    return Runner(
-        experiment=experiment,
-        task=task,
-        models=shared,
-        prompts=prompts,
-        journal=Journal(output / "rows.jsonl"),
-        test=test,
-        shots=shots,
-        stop=stop,
-    )
+    shared = Models(models or specs(NOWHERE))
+    return make_runner(small_experiment(**changes), shared, Stop(), data=data, output=output)
 
 
 def costs(*arguments: Any, **changes: Any) -> dict[str, ModelCost]:

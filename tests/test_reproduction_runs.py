@@ -6,15 +6,17 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from doubles import WordDenoiser
 from loopback import RATE_LIMITED, Loopback, loopback, prompt_of
 from small_experiment import (
-    CONTENT,
     NUM_ARTICLES,
     NUM_SYSTEMS,
+    NUM_TEST,
+    PLAIN,
     FilledIn,
     infilled_by,
     run_small,
@@ -28,9 +30,7 @@ from dspy_diffusion_infill.evaluation.agreement import agreement
 from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
 from dspy_diffusion_infill.reproduction.journals import RunStopped
 from dspy_diffusion_infill.reproduction.models import Models
-
-NUM_TEST = NUM_ARTICLES * NUM_SYSTEMS - 6
-PLAIN = [condition for condition in CONTENT["conditions"] if "steps" not in condition]
+from dspy_diffusion_infill.reproduction.tables import Table
 
 
 def verdict(number: int, body: dict) -> str:
@@ -45,9 +45,28 @@ def no_denoiser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Models, "denoiser", lambda self, name: WordDenoiser(name=name))
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_summeval(tmp_path / "data")
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_summeval(tmp_path_factory.mktemp("rows") / "data")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run from start to end."""
+
+    output: Path
+    table: Table
+    bodies: list[dict]
+    infill: FilledIn
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    output, infill = tmp_path_factory.mktemp("whole"), FilledIn()
+    with loopback(verdict) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Models, "denoiser", lambda self, name: WordDenoiser(name=name))
+        table = run_small(data, output, server.url, infill=infill)
+        return Whole(output, table, server.bodies, infill)
 
 
 def repeated(server: Loopback) -> dict:
@@ -56,10 +75,8 @@ def repeated(server: Loopback) -> dict:
     return {key: count for key, count in asked.items() if count > 2}
 
 
-def test_a_run_writes_table_csv_plot_and_prompts(data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    with loopback(verdict) as server:
-        table = run_small(data, output, server.url)
+def test_a_run_writes_table_csv_plot_and_prompts(whole: Whole) -> None:
+    output, table = whole.output, whole.table
     assert [row.num_rows for row in table.rows] == [2 * NUM_TEST] * 3
     plain, infilled, transferred = (row.ours["spearman"] for row in table.rows)
     assert plain.mean is not None and plain.num_runs == 2
@@ -78,49 +95,41 @@ def test_a_run_writes_table_csv_plot_and_prompts(data: Path, tmp_path: Path) -> 
     assert "Judge with care (1.0)." in (output / "small_prompts.md").read_text(encoding="utf-8")
 
 
-def test_a_prompt_is_searched_once_a_seed_and_handed_to_the_other_model(
-    data: Path, tmp_path: Path
+def test_a_prompt_is_searched_once_a_seed_and_handed_to_the_other_model(whole: Whole) -> None:
+    assert whole.infill.num_searches == 2
+    others = [body for body in whole.bodies if body["model"] == "b"]
+    assert len(others) == 2 * NUM_TEST
+    assert all("Judge with care" in prompt_of(body) for body in others)
+
+
+def test_a_finished_run_costs_nothing_and_gives_the_same_table(
+    data: Path, tmp_path: Path, whole: Whole
 ) -> None:
     infill = FilledIn()
     with loopback(verdict) as server:
-        run_small(data, tmp_path / "out", server.url, infill=infill)
-        assert infill.num_searches == 2
-        others = [body for body in server.bodies if body["model"] == "b"]
-        assert len(others) == 2 * NUM_TEST
-        assert all("Judge with care" in prompt_of(body) for body in others)
-        run_small(data, tmp_path / "out", server.url, infill=infill)
-    assert infill.num_searches == 2
-
-
-def test_a_finished_run_costs_nothing_and_gives_the_same_table(data: Path, tmp_path: Path) -> None:
-    with loopback(verdict) as server:
-        first = run_small(data, tmp_path / "out", server.url)
-        num_calls = len(server.bodies)
-        again = run_small(data, tmp_path / "out", server.url)
-        assert len(server.bodies) == num_calls
+        again = run_small(data, whole.output, server.url, infill=infill)
+        assert (len(server.bodies), infill.num_searches) == (0, 0)
         elsewhere = run_small(data, tmp_path / "elsewhere", server.url)
-    assert first.markdown() == again.markdown() == elsewhere.markdown()
-    assert first.csv() == again.csv() == elsewhere.csv()
+    assert whole.table.markdown() == again.markdown() == elsewhere.markdown()
+    assert whole.table.csv() == again.csv() == elsewhere.csv()
 
 
 @pytest.mark.parametrize("num_answers", [3, 25])
 def test_a_stopped_run_goes_on_to_the_same_table_and_asks_nothing_twice(
-    data: Path, tmp_path: Path, num_answers: int
+    data: Path, tmp_path: Path, whole: Whole, num_answers: int
 ) -> None:
     def stopping(number: int, body: dict) -> str:
         if number == num_answers:
             os.kill(os.getpid(), signal.SIGTERM)
         return verdict(number, body)
 
-    with loopback(verdict) as server:
-        whole = run_small(data, tmp_path / "whole", server.url)
-        num_calls = len(server.bodies)
+    num_calls = len(whole.bodies)
     with loopback(stopping) as server:
         with pytest.raises(RunStopped):
             run_small(data, tmp_path / "out", server.url)
         assert num_answers < len(server.bodies) < num_calls
         resumed = run_small(data, tmp_path / "out", server.url)
-    assert resumed.markdown() == whole.markdown()
+    assert resumed.markdown() == whole.table.markdown()
     assert len(server.bodies) == num_calls
     assert not repeated(server)
 
@@ -243,7 +252,8 @@ def test_too_many_failed_calls_end_the_run(data: Path, tmp_path: Path) -> None:
         assert len(server.bodies) == 4
 
 
-def test_equal_rows_are_asked_for_once(data: Path, tmp_path: Path) -> None:
+def test_equal_rows_are_asked_for_once(tmp_path: Path) -> None:
+    data = write_summeval(tmp_path / "data")
     path = data / "outputs.jsonl"
     path.write_text(path.read_text(encoding="utf-8") * 2, encoding="utf-8")
     test = {"name": "summeval", "split": "all"}

@@ -3,7 +3,7 @@
 *Sample* level correlates all rows at once; the paper's tables are of this kind. *Summary* level
 correlates within each article and averages, leaving out articles where the judge or the humans gave
 every row the same score. *System* level correlates the mean scores of the systems. The three differ
-a lot: a figure is worth nothing without its level.
+a lot: always report a figure with its level.
 """
 
 import math
@@ -105,9 +105,9 @@ def agreement(
     varied = [(judge, human) for judge, human in parts if _varies(judge) and _varies(human)]
     each = [correlations(judge, human) for judge, human in varied]
     coefficients = (
-        _mean([pearson for pearson, _, _ in each]),
-        _mean([spearman for _, spearman, _ in each]),
-        _mean([kendall for _, _, kendall in each]),
+        mean_of_known([pearson for pearson, _, _ in each]),
+        mean_of_known([spearman for _, spearman, _ in each]),
+        mean_of_known([kendall for _, _, kendall in each]),
     )
     num_rows = sum(len(judge) for judge, _ in varied)
     num_skipped = len(parts) - len(varied) + rows.num_lost_groups
@@ -190,6 +190,7 @@ def _varies(values: np.ndarray) -> bool:
     return len(values) > 1 and bool((values != values[0]).any())
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None where there is none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -174,11 +174,6 @@ def prometheus_lm(
     )
 
 
-def judge_metric(judge: Judge) -> "ClosenessMetric":
-    """The metric to optimise a judge with."""
-    return ClosenessMetric(judge.low, judge.high)
-
-
 @dataclass(frozen=True, slots=True)
 class ClosenessMetric:
     """How close a judge's score is to the human one: 1 - |difference| / (high - low), in [0, 1].

@@ -1,5 +1,6 @@
 """How sure a figure is: bootstrap intervals, spread over runs, paired comparison of two prompts."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,15 +10,16 @@ from dspy_diffusion_infill.evaluation.agreement import (
     Groups,
     Level,
     Measure,
-    ScoredRows,
     Scores,
-    agreement,
     as_floats,
     complete_rows,
     correlation,
+    mean_of_known,
+    split_by_group,
 )
 
-_FEWEST_DEFINED = 0.5
+_FEWEST_DEFINED = 0.5  # share of the resamples
+_FEWEST_UNITS = 3  # rows, articles or systems: any two of them lie on a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,13 @@ class Comparison:
     """Two prompts on the same rows.
 
     Attributes:
-        difference: the second's figure minus the first's; above 0 the second is better.
-        interval: of the difference, rows resampled in pairs; None where too few are defined.
-        p_value: two-sided, of a permutation test that swaps the two prompts' scores row by row.
-        num_rows: rows that have all scores.
+        difference: the second's figure minus the first's; above 0 the second is better. None where
+            it is not defined: no row has all scores, or a correlation with constant scores.
+        interval: of the difference, rows resampled in pairs; None where the difference is, for
+            fewer than three rows, and where it is not defined in half of the resamples or more.
+        p_value: two-sided, of a permutation test that swaps the two prompts' scores row by row;
+            None where the difference is, and for fewer than three rows.
+        num_rows: rows that have all scores; None, NaN and infinite scores are missing.
     """
 
     difference: float | None
@@ -68,8 +73,8 @@ class Comparison:
 
 
 def spread(values: Sequence[float | None]) -> Spread:
-    """Mean and standard deviation over runs; None stands for a run without the figure."""
-    known = [value for value in values if value is not None]
+    """Mean and standard deviation over runs; None and NaN stand for a run without the figure."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return Spread(None, None, 0)
     std = float(np.std(known, ddof=1)) if len(known) > 1 else None
@@ -92,26 +97,35 @@ def bootstrap_interval(
     ScoredRows are resampled at sample level, whole articles or systems at the other two.
 
     Returns:
-        None where the coefficient is undefined in half of the resamples or more.
+        None where the coefficient is undefined in half of the resamples or more, and for fewer than
+        three rows (articles, systems) with both scores.
 
     Raises:
         ValueError: as ``agreement``, or ``confidence`` is not in (0, 1).
     """
     rows = complete_rows(judge_scores, human_scores, level=level, groups=groups)
-    members = (
-        _members(rows) if level != "sample" else [np.array([k]) for k in range(len(rows.judge))]
+    parts = split_by_group(rows)
+    if level == "summary":
+        each = [correlation(measure, judge, human) for judge, human in parts]
+        if sum(one is not None for one in each) < _FEWEST_UNITS:
+            return None
+        return _bootstrap(
+            lambda chosen: mean_of_known([each[k] for k in chosen]),
+            len(each),
+            confidence,
+            num_resamples,
+            seed,
+        )
+    judge, human = rows.judge, rows.human
+    if level == "system":
+        judge, human = np.array([(j.mean(), h.mean()) for j, h in parts]).reshape(-1, 2).T
+    return _bootstrap(
+        lambda chosen: correlation(measure, judge[chosen], human[chosen]),
+        len(judge),
+        confidence,
+        num_resamples,
+        seed,
     )
-
-    def figure(chosen: np.ndarray) -> float | None:
-        parts = [members[k] for k in chosen]
-        index = np.concatenate(parts)
-        names = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        if level == "sample":
-            return correlation(measure, rows.judge[index], rows.human[index])
-        found = agreement(rows.judge[index], rows.human[index], level=level, groups=list(names))
-        return getattr(found, measure)
-
-    return _bootstrap(figure, len(members), confidence, num_resamples, seed)
 
 
 def compare(
@@ -136,26 +150,26 @@ def compare(
             "the two judges and the humans must have scored the same rows, got "
             f"{len(first)}, {len(second)} and {len(human_scores)}"
         )
-    columns = [as_floats(scores) for scores in (first, second, human_scores)]
-    known = np.isfinite(columns).all(axis=0)
-    a, b, human = (column[known] for column in columns)
 
     def difference(a: np.ndarray, b: np.ndarray, human: np.ndarray) -> float | None:
         before, after = correlation(measure, a, human), correlation(measure, b, human)
         return None if before is None or after is None else after - before
 
-    return _paired(difference, (a, b, human), confidence, num_resamples, seed)
+    columns = _complete(first, second, human_scores)
+    return _paired(difference, columns, confidence, num_resamples, seed)
 
 
 def compare_means(
-    first: Sequence[float],
-    second: Sequence[float],
+    first: Scores,
+    second: Scores,
     *,
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
     """Compares two prompts by their mean score on the same rows (exact match, recall).
+
+    Rows in which either score is missing do not enter.
 
     Raises:
         ValueError: the sequences differ in length, or ``confidence`` is not in (0, 1).
@@ -168,8 +182,14 @@ def compare_means(
     def difference(a: np.ndarray, b: np.ndarray) -> float | None:
         return float(b.mean() - a.mean()) if len(a) else None
 
-    columns = (np.asarray(first, dtype=float), np.asarray(second, dtype=float))
-    return _paired(difference, columns, confidence, num_resamples, seed)
+    return _paired(difference, _complete(first, second), confidence, num_resamples, seed)
+
+
+def _complete(*columns: Scores) -> tuple[np.ndarray, ...]:
+    """The rows in which every score is a finite number."""
+    arrays = [as_floats(scores) for scores in columns]
+    known = np.isfinite(arrays).all(axis=0)
+    return tuple(array[known] for array in arrays)
 
 
 def _paired(
@@ -189,16 +209,18 @@ def _paired(
         num_resamples,
         seed,
     )
-    if observed is None:
-        return Comparison(None, interval, None, num_rows)
+    if observed is None or num_rows < _FEWEST_UNITS:
+        return Comparison(observed, None, None, num_rows)
     rng = np.random.default_rng([seed, 1])
     first, second, *rest = columns
-    extreme = 1  # the observed arrangement counts as one of the permutations
+    extreme = defined = 1  # the observed arrangement counts as one of the permutations
     for _ in range(num_resamples):
         swap = rng.random(num_rows) < 0.5
         value = difference(np.where(swap, second, first), np.where(swap, first, second), *rest)
-        extreme += value is not None and abs(value) >= abs(observed) - 1e-12
-    return Comparison(observed, interval, extreme / (num_resamples + 1), num_rows)
+        if value is not None:
+            defined += 1
+            extreme += abs(value) >= abs(observed) - 1e-12
+    return Comparison(observed, interval, extreme / defined, num_rows)
 
 
 def _bootstrap(
@@ -210,7 +232,7 @@ def _bootstrap(
 ) -> Interval | None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got confidence={confidence}")
-    if num_units == 0:
+    if num_units < _FEWEST_UNITS:
         return None
     rng = np.random.default_rng(seed)
     drawn = (figure(rng.integers(num_units, size=num_units)) for _ in range(num_resamples))
@@ -219,8 +241,3 @@ def _bootstrap(
         return None
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high), confidence)
-
-
-def _members(rows: ScoredRows) -> list[np.ndarray]:
-    names = list(dict.fromkeys(rows.groups))
-    return [np.array([k for k, name in enumerate(rows.groups) if name == one]) for one in names]

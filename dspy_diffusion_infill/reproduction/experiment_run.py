@@ -59,7 +59,7 @@ def run_experiment(
     started, stop = time.perf_counter(), Stop()
     retries = Journal(output / "retries.jsonl")
     models = Models(specs, on_retry=_retry_writer(retries, experiment))
-    runner = _runner(
+    runner = make_runner(
         experiment, models, stop, data=data, corpus=corpus, output=output, on_progress=on_progress
     )
     calls = CallJournal(output / "calls", stop)
@@ -84,17 +84,17 @@ def run_experiment(
     return table
 
 
-def _runner(
+def make_runner(
     experiment: Experiment,
     models: Models,
     stop: Stop,
     *,
     data: Path | None,
-    corpus: Path | None,
+    corpus: Path | None = None,
     output: Path,
-    on_progress: OnProgress,
+    on_progress: OnProgress = no_progress,
 ) -> Runner:
-    """Data, task and journals put together; no model is loaded."""
+    """The runner of an experiment: data, task and journals are read, and no model is loaded."""
     test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
     shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
     task = _benchmark(experiment, data, corpus)

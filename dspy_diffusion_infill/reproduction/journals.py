@@ -61,7 +61,7 @@ class Stop:
             for kind, handler in before.items():
                 signal.signal(kind, handler)
 
-    def _note(self, kind: int, frame: FrameType | None) -> None:
+    def _note(self, kind: int, _frame: FrameType | None) -> None:
         if self.is_asked:
             if kind == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -82,12 +82,14 @@ class CallsUnderWay(BaseCallback):
         self._changed = threading.Condition()
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A call begins."""
+        """Counts a call that begins; DSPy names all of its arguments."""
+        del instance, inputs
         with self._changed:
             self._calls.add(call_id)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A call has its answer, which is in the cache, or has failed."""
+        """Counts a call off: its answer is in the cache, or it has failed."""
+        del outputs, exception
         with self._changed:
             self._calls.discard(call_id)
             self._changed.notify_all()

@@ -120,7 +120,6 @@ class Runner:
     stop: Stop
     on_progress: OnProgress = no_progress
     _num_errors: int = 0
-    _last_error: Exception | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cells(self) -> list[Cell]:
@@ -259,7 +258,6 @@ class Runner:
     def _note_error(self, cell: Cell, error: Exception) -> None:
         with self._lock:
             self._num_errors += 1
-            self._last_error = error
             reason = str(error).strip().partition("\n")[0]
             logger.warning("%s: a call failed (%s: %s)", cell, type(error).__name__, reason)
             if self._num_errors > self.experiment.max_errors:
