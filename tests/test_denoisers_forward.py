@@ -86,22 +86,22 @@ def test_a_text_that_did_not_change_is_recalled_exactly(passes, length, data):
     places = data.draw(st.sets(st.integers(0, length - 1), min_size=1))
     changing = torch.tensor(sorted(places))
     positions = changing[:: data.draw(st.integers(1, 3))]
-    visible, first = passes.remember(ids, changing, positions)
+    visible, first = passes.prefill(ids, changing, positions)
     truth = passes.full(ids[None], None)[0, positions]
     torch.testing.assert_close(first, truth, atol=1e-4, rtol=1e-4)
-    [(_, again)] = passes.recall(visible, [ids], [positions])
+    [(_, again)] = passes.decode_masked(visible, [ids], [positions])
     torch.testing.assert_close(again, truth, atol=1e-4, rtol=1e-4)
 
 
 def test_recalled_texts_see_their_own_changes(passes):
     ids, changing = text(20), torch.arange(8, 12)
-    visible, _ = passes.remember(ids, changing, changing)
+    visible, _ = passes.prefill(ids, changing, changing)
     other = ids.clone()
     other[9] = (other[9] + 1) % 256
-    results = dict(passes.recall(visible, [ids, other, ids], [changing] * 3))
+    results = dict(passes.decode_masked(visible, [ids, other, ids], [changing] * 3))
     torch.testing.assert_close(results[0], results[2], atol=1e-5, rtol=1e-5)
     assert (results[0] - results[1]).abs().max() > 1e-2
-    [(_, alone)] = passes.recall(visible, [other], [changing])
+    [(_, alone)] = passes.decode_masked(visible, [other], [changing])
     torch.testing.assert_close(results[1], alone, atol=1e-4, rtol=1e-4)
 
 

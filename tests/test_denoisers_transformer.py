@@ -357,9 +357,9 @@ def test_offsets_span_the_text_and_tokens_decode_to_it(denoiser, text: str):
 
 
 def test_special_tokens_in_a_text_are_known_and_none_is_added(denoiser):
-    encoding = denoiser.encode("a<|unused|>b")
-    assert encoding.input_ids[1] == denoiser.mask_id
-    assert encoding.offsets == ((0, 1), (1, 11), (11, 12))
+    encoding = denoiser.encode("a<|im_start|>b")
+    assert denoiser.decode(encoding.input_ids[1:2]) == "<|im_start|>"
+    assert encoding.offsets == ((0, 1), (1, 13), (13, 14))
 
 
 def test_messages_are_rendered_by_the_chat_template(denoiser):
@@ -421,3 +421,26 @@ def test_it_is_a_denoiser(denoiser):
 def test_sampling_names_the_option_that_is_out_of_range(option, value):
     with pytest.raises(ValueError, match=f"got {option}={value}"):
         Sampling(**{option: value})
+
+
+# Text that spells out the mask token
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_no_text_is_ever_read_as_a_mask(denoiser, data):
+    mask = denoiser.decode([denoiser.mask_id])
+    pieces = st.sampled_from([mask, mask[:3], mask[3:], "a", " b", "€", "<|im_start|>", "\n"])
+    text = "".join(data.draw(st.lists(pieces, max_size=8)))
+    encoding = denoiser.encode(text)
+    assert denoiser.mask_id not in encoding.input_ids
+    assert denoiser.decode(encoding.input_ids) == text
+    ends = [end for _, end in encoding.offsets]
+    assert ends == sorted(ends) and (not text or ends[-1] == len(text))
+    im_start = denoiser.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert encoding.input_ids.count(im_start) == text.count("<|im_start|>")
+
+
+def test_half_of_a_surrogate_pair_is_named(denoiser):
+    with pytest.raises(ValueError, match=r"the text holds \\ud83d, half of a surrogate pair"):
+        denoiser.encode("cut off \ud83d")

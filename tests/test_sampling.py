@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference.sampler_truth import dream_confidence, dream_counts, softmax, transfer_counts
 
+from dspy_diffusion_infill.denoisers import Sampling
 from dspy_diffusion_infill.denoisers.sampling import (
     Step,
     draw,
@@ -231,3 +232,24 @@ def test_the_nucleus_is_taken_at_the_temperature():
 def test_only_the_most_probable_are_drawn_among():
     assert torch.isfinite(most_probable(rows(), 7)).sum(-1).tolist() == [7] * 5
     assert most_probable(rows(), None).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 2.5}, "steps must be a whole number, got steps=2.5"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": 0}, "steps must be at least 1, got steps=0"),
+        ({"top_k": 1.0}, "top_k must be a whole number"),
+        ({"block_length": 0}, "block_length must be at least 1"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more, got temperature=nan"),
+        ({"temperature": float("inf")}, "temperature must be 0 or more"),
+        ({"temperature": "0.8"}, "temperature must be a number or None"),
+        ({"top_p": float("nan")}, r"top_p must be in \(0, 1\], got top_p=nan"),
+        ({"top_p": True}, "top_p must be a number or None"),
+        ({"algorithm": "greedy"}, "algorithm must be one of low_confidence, .*, got 'greedy'"),
+    ],
+)
+def test_wrong_sampling_is_refused_when_it_is_made(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Sampling(**options)

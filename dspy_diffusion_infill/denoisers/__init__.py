@@ -3,6 +3,7 @@
 Importing this package is light: torch is loaded by the first ``load_denoiser``.
 """
 
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from dspy_diffusion_infill.denoisers.protocol import (
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def load_denoiser(
-    name_or_path: str | None = None,
+    name_or_path: str | PathLike[str] | None = None,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -56,9 +57,13 @@ def load_denoiser(
         DenoiserError: the folder holds no weights, or the weights do not fit the config.
         DenoiserMemoryError: the weights do not fit the device.
         ValueError: an option has none of its values, or a folder is asked for a revision.
+        TypeError: ``name_or_path`` is neither text nor a path.
     """
     from dspy_diffusion_infill.denoisers.checkpoints.loading import load
 
-    return load(
-        name_or_path, device=device, dtype=dtype, revision=revision, quantization=quantization
-    )
+    if name_or_path is not None and not isinstance(name_or_path, str | PathLike):
+        raise TypeError(
+            f"name_or_path must be a name, a hub id, a folder or None, got {name_or_path!r:.60}"
+        )
+    name = None if name_or_path is None else str(name_or_path)
+    return load(name, device=device, dtype=dtype, revision=revision, quantization=quantization)

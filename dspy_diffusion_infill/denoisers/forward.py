@@ -4,9 +4,9 @@ A GPU takes several texts at once, right-padded. A CPU takes one at a time: batc
 on two cores, less than padding costs, and alone a text's logits cannot depend, not even by
 rounding, on what else is asked.
 
-Later passes over a text of which only the masked part changed can do without the rest: its keys and
-values are kept from the first pass (``remember``), and only the changed tokens are computed
-(``recall``). An approximation, as Fast-dLLM's (arXiv 2505.22618), but for masks anywhere in a text.
+Later passes over a text of which only the masked part changed can use a KV cache: ``prefill`` keeps
+the keys and values of the rest, and ``decode_masked`` computes the changed tokens alone. This is an
+approximation, as Fast-dLLM's (arXiv 2505.22618) is, but for masks anywhere in a text.
 """
 
 import inspect
@@ -33,11 +33,11 @@ _CACHE = "cache" if _IS_RENAMED else "past_key_values"
 
 
 @dataclass(frozen=True, slots=True)
-class VisibleText:
-    """What is kept of a text whose masked part is going to change.
+class KVCache:
+    """Keys and values of the part of a text that does not change.
 
     Attributes:
-        layers: keys and values of the visible tokens, each (1, heads, visible, head size).
+        layers: of each layer, both (1, heads, kept tokens, head size).
         active: positions that are computed anew in each pass, ascending.
     """
 
@@ -119,15 +119,15 @@ class ForwardPasses:
         for k, logits in self._batches([len(texts[k]) for k in order], run):
             yield order[k], logits
 
-    def remember(
+    def prefill(
         self,
         text: Int[Tensor, " length"],
         changing: Int[Tensor, " changing"],
         positions: Int[Tensor, " places"],
-    ) -> tuple[VisibleText, Logits]:
-        """One pass over a whole text of which the tokens at ``changing`` are going to change.
+    ) -> tuple[KVCache, Logits]:
+        """Runs a whole text once and caches all but the tokens at ``changing``.
 
-        Returns what ``recall`` takes, and the logits that score ``positions``.
+        Returns the cache and the logits that score ``positions``.
 
         Raises:
             DenoiserMemoryError: the text does not fit.
@@ -143,21 +143,21 @@ class ForwardPasses:
             (keys[:, :, is_kept.to(keys.device)], values[:, :, is_kept.to(values.device)])
             for keys, values, _ in cast(Iterable[tuple[Tensor, Tensor, None]], cache)
         )
-        return VisibleText(layers, active), logits
+        return KVCache(layers, active), logits
 
-    def recall(
+    def decode_masked(
         self,
-        visible: VisibleText,
+        prefilled: KVCache,
         texts: Sequence[Int[Tensor, " length"]],
         positions: Sequence[Int[Tensor, " places"]],
     ) -> Iterator[tuple[int, Logits]]:
-        """As ``at``, for texts that differ from the remembered one in its active positions only."""
-        active = visible.active
+        """As ``at``, for texts that differ from the prefilled one in its active positions only."""
+        active = prefilled.active
         places = [torch.searchsorted(active, self._read(p).contiguous()) for p in positions]
 
         def run(batch: range) -> list[Logits]:
             cache = DynamicCache()
-            for number, (keys, values) in enumerate(visible.layers):
+            for number, (keys, values) in enumerate(prefilled.layers):
                 shape = (len(batch), -1, -1, -1)
                 cache.update(keys.expand(shape), values.expand(shape), number)
             chosen = [texts[k][active] for k in batch]
@@ -166,7 +166,7 @@ class ForwardPasses:
         yield from self._batches([len(active)] * len(texts), run)
 
     def _read(self, positions: Int[Tensor, " places"]) -> Int[Tensor, " places"]:
-        """Where the model scores ``positions``; for want of better, a shifted one scores 0 at 0."""
+        """Where the model scores ``positions``; a shifted model scores 0 at 0 as well."""
         return (positions - 1).clamp(min=0) if self.shift else positions
 
     @torch.inference_mode()

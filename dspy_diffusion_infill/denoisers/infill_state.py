@@ -1,4 +1,4 @@
-"""One request on its way from all its tokens masked to all of them filled."""
+"""The state of one request while its masked tokens are filled in."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from dspy_diffusion_infill.denoisers.sampling import Step, draw, schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
+class ResolvedSampling:
     """``Sampling`` with the denoiser's own values where it left them open."""
 
     steps: int
@@ -31,7 +31,7 @@ class Choices:
         algorithm: Algorithm,
         block_length: int | None,
         forbidden: Bool[Tensor, " vocabulary"],
-    ) -> "Choices":
+    ) -> "ResolvedSampling":
         """Fills what ``sampling`` left open with what suits the denoiser."""
         return cls(
             steps=sampling.steps,
@@ -44,7 +44,7 @@ class Choices:
         )
 
 
-class Filling:
+class InfillState:
     """The state of one request. Every random choice comes from its own seed.
 
     Attributes:
@@ -59,21 +59,21 @@ class Filling:
         *,
         mask_id: int,
         seed: int,
-        choices: Choices,
+        sampling: ResolvedSampling,
         device: torch.device,
     ) -> None:
         self.ids = ids.clone()
         self.places: Int[Tensor, " places"] = (ids == mask_id).nonzero()[:, 0]
         self.num_passes = 0
-        self._choices = choices
+        self._sampling = sampling
         self._generator = Generator(device).manual_seed(seed % 2**63)
         self._masked: Bool[Tensor, " places"] = torch.ones(len(self.places), dtype=torch.bool)
         self._probability: Float[Tensor, " places"] = torch.ones(len(self.places))
         self._steps: list[Step] = schedule(
             len(self.places),
-            steps=choices.steps,
-            algorithm=choices.algorithm,
-            block_length=choices.block_length,
+            steps=sampling.steps,
+            algorithm=sampling.algorithm,
+            block_length=sampling.block_length,
             generator=self._generator,
         )[::-1]
 
@@ -93,14 +93,14 @@ class Filling:
     def advance(self, logits: Float[Tensor, "candidates vocabulary"]) -> None:
         """Takes one step with the model's logits at ``candidates()``."""
         # 1. Draw a token for every candidate.
-        choices, index = self._choices, self._candidates()
+        sampling, index = self._sampling, self._candidates()
         drawn = draw(
             logits,
-            algorithm=choices.algorithm,
-            temperature=choices.temperature,
-            top_p=choices.top_p,
-            top_k=choices.top_k,
-            forbidden=choices.forbidden,
+            algorithm=sampling.algorithm,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            forbidden=sampling.forbidden,
             generator=self._generator,
         )
         # 2. Keep those that come first, the left one of equals; the others stay masked.

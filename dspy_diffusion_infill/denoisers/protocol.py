@@ -3,9 +3,11 @@
 This module is light: it loads neither torch nor transformers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +60,8 @@ class Sampling:
         top_k: most probable tokens among which is drawn, >= 1; None is as published: 50 for Dream's
             algorithms, all for LLaDA's.
         forbid_special: never fill in special tokens or end-of-text; the mask is never filled in.
-        cached: send the visible text through the model once, and afterwards only the masked tokens,
-            against its keys and values. An approximation that is several times faster; the mean
+        cached: prefill the text once and keep its keys and values (KV cache); later steps compute
+            the masked tokens alone. An approximation that is several times faster; the mean
             likelihood of a window's tokens did not suffer (docs/denoisers).
     """
 
@@ -73,18 +75,28 @@ class Sampling:
     cached: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got steps={self.steps}")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got temperature={self.temperature}")
-        if self.block_length is not None and self.block_length < 1:
-            raise ValueError(
-                f"block_length must be at least 1, got block_length={self.block_length}"
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got top_p={self.top_p}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got top_k={self.top_k}")
+        for name, is_optional in (("steps", False), ("block_length", True), ("top_k", True)):
+            value = getattr(self, name)
+            if value is None and is_optional:
+                continue
+            if type(value) is not int:
+                raise TypeError(f"{name} must be a whole number, got {name}={value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {name}={value}")
+        if self.algorithm is not None and self.algorithm not in get_args(Algorithm):
+            known = ", ".join(get_args(Algorithm))
+            raise ValueError(f"algorithm must be one of {known}, got {self.algorithm!r}")
+        temperature, top_p = self._number("temperature"), self._number("top_p")
+        if temperature is not None and not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or more, got temperature={temperature}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got top_p={top_p}")
+
+    def _number(self, name: str) -> float | None:
+        value: Any = getattr(self, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise TypeError(f"{name} must be a number or None, got {name}={value!r}")
+        return None if value is None else float(value)
 
 
 @dataclass(frozen=True, slots=True)

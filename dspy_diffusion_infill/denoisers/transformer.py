@@ -11,7 +11,7 @@ from torch import Tensor
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.saving import save_checkpoint
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
-from dspy_diffusion_infill.denoisers.infill_state import Choices, Filling
+from dspy_diffusion_infill.denoisers.infill_state import InfillState, ResolvedSampling
 from dspy_diffusion_infill.denoisers.protocol import (
     Encoding,
     Infilled,
@@ -44,6 +44,7 @@ class TransformerDenoiser:
             pad_id=checkpoint.mask_id if pad_id is None else pad_id,
             tokens_per_batch=tokens_per_batch,
         )
+        self._mask_token = self.decode([self.mask_id])
         self._vocabulary = int(self.model.config.vocab_size)
         self._special = _special_tokens(checkpoint, self._vocabulary).to(self._passes.device)
         self._mask_only = torch.zeros_like(self._special)
@@ -55,9 +56,39 @@ class TransformerDenoiser:
         return self._passes.num_passes
 
     def encode(self, text: str) -> Encoding:
-        """Tokens with character offsets; special tokens in the text are known, none is added."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return Encoding(tuple(encoded["input_ids"]), tuple(encoded["offset_mapping"]))
+        """Tokens with character offsets; special tokens in the text are known, none is added.
+
+        The mask token is not: a text that spells it out holds these characters, and no mask.
+
+        Raises:
+            ValueError: the text holds half of a surrogate pair, which no encoding has.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise ValueError(
+                f"the text holds {half}, half of a surrogate pair: it was cut inside a character, "
+                "so take that half out"
+            ) from None
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for part in self._without_whole_masks(text):
+            encoded = self.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
+            ids += encoded["input_ids"]
+            offsets += [(start + a, start + b) for a, b in encoded["offset_mapping"]]
+            start += len(part)
+        return Encoding(tuple(ids), tuple(offsets))
+
+    def _without_whole_masks(self, text: str) -> list[str]:
+        """The text in parts, cut inside of each mask token that it spells out."""
+        first, *others = text.split(self._mask_token)
+        parts = [first]
+        for other in others:
+            parts[-1] += self._mask_token[:1]
+            parts.append(self._mask_token[1:] + other)
+        return parts
 
     def decode(self, input_ids: Sequence[int]) -> str:
         """The text of the tokens, nothing cleaned up."""
@@ -106,56 +137,56 @@ class TransformerDenoiser:
             ContextTooLongError: a request has more tokens than ``context_length``.
             DenoiserMemoryError: the device runs out of memory, also with half the batch.
         """
-        choices = Choices.of(
+        resolved = ResolvedSampling.of(
             sampling,
             temperature=self.checkpoint.temperature,
             algorithm=self.checkpoint.algorithm,
             block_length=self.checkpoint.block_length,
             forbidden=self._special if sampling.forbid_special else self._mask_only,
         )
-        fillings = [
-            Filling(
+        states = [
+            InfillState(
                 self._ids(request.input_ids),
                 mask_id=self.mask_id,
                 seed=request.seed,
-                choices=choices,
+                sampling=resolved,
                 device=self._passes.device,
             )
             for request in requests
         ]
         if sampling.cached:
-            self._fill_cached(fillings)
-        while unfinished := [filling for filling in fillings if not filling.done]:
+            self._infill_with_cache(states)
+        while unfinished := [state for state in states if not state.done]:
             self._advance(unfinished)
-        return [filling.result() for filling in fillings]
+        return [state.result() for state in states]
 
-    def _advance(self, fillings: Sequence[Filling]) -> None:
+    def _advance(self, states: Sequence[InfillState]) -> None:
         """Takes one step with each; those with the same text and candidates share the pass."""
-        same: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Filling]] = {}
-        for filling in fillings:
-            state = tuple(filling.ids.tolist()), tuple(filling.candidates().tolist())
-            same.setdefault(state, []).append(filling)
+        same: dict[tuple[tuple[int, ...], tuple[int, ...]], list[InfillState]] = {}
+        for state in states:
+            key = tuple(state.ids.tolist()), tuple(state.candidates().tolist())
+            same.setdefault(key, []).append(state)
         groups = list(same.values())
         texts = [group[0].ids for group in groups]
         for k, logits in self._passes.at(texts, [group[0].candidates() for group in groups]):
-            for filling in groups[k]:
-                filling.advance(logits)
+            for state in groups[k]:
+                state.advance(logits)
 
-    def _fill_cached(self, fillings: Sequence[Filling]) -> None:
-        """Fills to the end; a text's visible part is computed once for all who share it."""
-        same: dict[tuple[int, ...], list[Filling]] = {}
-        for filling in fillings:
-            if not filling.done:
-                same.setdefault(tuple(filling.ids.tolist()), []).append(filling)
+    def _infill_with_cache(self, states: Sequence[InfillState]) -> None:
+        """Infills to the end; a text is prefilled once for all states that share it."""
+        same: dict[tuple[int, ...], list[InfillState]] = {}
+        for state in states:
+            if not state.done:
+                same.setdefault(tuple(state.ids.tolist()), []).append(state)
         for group in same.values():
             first = group[0]
-            visible, logits = self._passes.remember(first.ids, first.places, first.candidates())
-            for filling in group:
-                filling.advance(logits)
-            while unfinished := [filling for filling in group if not filling.done]:
-                texts = [filling.ids for filling in unfinished]
-                positions = [filling.candidates() for filling in unfinished]
-                for k, logits in self._passes.recall(visible, texts, positions):
+            cache, logits = self._passes.prefill(first.ids, first.places, first.candidates())
+            for state in group:
+                state.advance(logits)
+            while unfinished := [state for state in group if not state.done]:
+                texts = [state.ids for state in unfinished]
+                positions = [state.candidates() for state in unfinished]
+                for k, logits in self._passes.decode_masked(cache, texts, positions):
                     unfinished[k].advance(logits)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:

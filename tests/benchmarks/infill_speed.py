@@ -42,7 +42,7 @@ import torch
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, load_denoiser
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
-from dspy_diffusion_infill.denoisers.infill_state import Choices, Filling
+from dspy_diffusion_infill.denoisers.infill_state import ResolvedSampling, InfillState
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -75,14 +75,14 @@ class Plain:
     def _fill(self, request: InfillRequest, sampling: Sampling) -> Infilled:
         checkpoint = self.denoiser.checkpoint
         assert checkpoint.shift
-        choices = Choices.of(
+        choices = ResolvedSampling.of(
             sampling,
             temperature=checkpoint.temperature,
             algorithm=checkpoint.algorithm,
             block_length=checkpoint.block_length,
             forbidden=self._special(),
         )
-        filling = Filling(
+        filling = InfillState(
             torch.as_tensor(request.input_ids),
             mask_id=checkpoint.mask_id,
             seed=request.seed,
@@ -135,13 +135,13 @@ def nats_per_token(
         places = (ids == denoiser.mask_id).nonzero()[:, 0]
         if len(truth) != len(places):
             continue  # its first word reads otherwise without the space before it
-        visible, logits = passes.remember(ids, places, places[:1])
+        visible, logits = passes.prefill(ids, places, places[:1])
         for k, place in enumerate(places):
             if k:
                 ids[places[:k]] = truth[:k]
                 asked = [ids], [place[None]]
                 cached = infiller.sampling.cached
-                [(_, logits)] = passes.recall(visible, *asked) if cached else passes.at(*asked)
+                [(_, logits)] = passes.decode_masked(visible, *asked) if cached else passes.at(*asked)
             total -= float(logits[0].log_softmax(-1)[truth[k]])
             num += 1
     return total / num
