@@ -15,10 +15,10 @@ from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import (
     accelerate_config,
     as_yaml,
-    build,
     load_recipe,
     recipe_names,
 )
+from dspy_diffusion_infill.yaml_settings import validated
 
 PAPER = [f"{model}-{kind}" for model in ("llada", "dream") for kind in ("fs", "ro", "fs-ro")]
 
@@ -131,7 +131,7 @@ def test_recipes_hold_the_numbers_of_table_5(name):
 def test_a_recipe_is_read_back_from_what_it_is_written_as():
     for name in recipe_names():
         recipe = load_recipe(name)
-        assert build(Recipe, yaml.safe_load(as_yaml(recipe)), "recipe") == recipe
+        assert validated(Recipe, yaml.safe_load(as_yaml(recipe)), "recipe") == recipe
 
 
 def test_overrides_are_typed_and_reach_every_stage_that_does_not_say_otherwise():

@@ -1,11 +1,15 @@
-"""What a recipe says, as frozen dataclasses; every number has its unit and range.
+"""The settings of a recipe, as frozen dataclasses; every number has its unit and range.
 
-``recipe.load_recipe`` fills them from YAML. The defaults are the paper's where it has
-them (Table 5).
+``recipe.load_recipe`` reads them from YAML and pydantic checks them. The defaults are the paper's
+where it has them (Table 5).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from dspy_diffusion_infill.yaml_settings import STRICT, Bool, Float, Int
 
 LossName = Literal["masked_mean", "elbo"]
 Form = Literal["full", "lora", "qlora"]
@@ -14,7 +18,7 @@ TooLong = Literal["cut", "drop", "raise"]
 WindowOrder = Literal["random", "left_to_right"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class LoraOptions:
     """Numbers of a LoRA adapter.
 
@@ -25,13 +29,13 @@ class LoraOptions:
         target_modules: names of the adapted linear layers, or ``all-linear``.
     """
 
-    rank: int = 32
-    alpha: int = 64
-    dropout: float = 0.0
+    rank: Int = 32
+    alpha: Int = 64
+    dropout: Float = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class AdaptOptions:
     """How a causal LM becomes a masked diffusion LM: causal mask dropped, shift kept.
 
@@ -46,13 +50,13 @@ class AdaptOptions:
     """
 
     mask_token: str
-    annealing_steps: int = 0
-    context_length: int | None = None
-    block_length: int | None = None
-    temperature: float | None = None
+    annealing_steps: Int = 0
+    context_length: Int | None = None
+    block_length: Int | None = None
+    temperature: Float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class ModelOptions:
     """The model that is taught.
 
@@ -75,9 +79,9 @@ class ModelOptions:
     lora: LoraOptions = field(default_factory=LoraOptions)
     adapt: AdaptOptions | None = None
     adapter: str | None = None
-    bf16: bool = True
-    gradient_checkpointing: bool = False
-    compile: bool = False
+    bf16: Bool = True
+    gradient_checkpointing: Bool = False
+    compile: Bool = False
 
     def __post_init__(self) -> None:
         if self.adapter is not None and self.form == "full":
@@ -86,7 +90,7 @@ class ModelOptions:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class SourceOptions:
     """Where rows come from, and what is made of them.
 
@@ -109,13 +113,13 @@ class SourceOptions:
 
     path: str
     split: str | None = None
-    weight: float = 1.0
+    weight: Float = 1.0
     shape: Shape = "rows"
-    prompt_only: bool = False
+    prompt_only: Bool = False
     remove: tuple[str, ...] = ()
-    max_field_chars: int | None = None
-    max_length: int | None = None
-    max_examples: int | None = None
+    max_field_chars: Int | None = None
+    max_length: Int | None = None
+    max_examples: Int | None = None
     examples: Literal["after", "before"] = "after"
 
     def __post_init__(self) -> None:
@@ -132,7 +136,7 @@ class SourceOptions:
             raise ValueError(f"examples=before needs shape=worked_examples, got shape={self.shape}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class DataOptions:
     """What the model is taught on.
 
@@ -148,10 +152,10 @@ class DataOptions:
     """
 
     sources: tuple[SourceOptions, ...]
-    max_length: int = 4096
+    max_length: Int = 4096
     too_long: TooLong = "drop"
     on_error: Literal["raise", "skip"] = "raise"
-    bucket: int = 1
+    bucket: Int = 1
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -161,7 +165,7 @@ class DataOptions:
         _at_least(1, bucket=self.bucket)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class MaskingOptions:
     """The forward process: shares of sequences masked in each way; they add up to 1.
 
@@ -178,14 +182,14 @@ class MaskingOptions:
             those count as response; 0 adds none.
     """
 
-    full_sequence: float = 0.0
-    response_only: float = 0.0
-    window: float = 0.0
-    window_lengths: tuple[int, int] = (4, 16)
-    tokens_per_window: int = 64
+    full_sequence: Float = 0.0
+    response_only: Float = 0.0
+    window: Float = 0.0
+    window_lengths: tuple[Int, Int] = (4, 16)
+    tokens_per_window: Int = 64
     window_order: WindowOrder = "random"
-    low_discrepancy: int = 0
-    eos_padding: int = 0
+    low_discrepancy: Int = 0
+    eos_padding: Int = 0
 
     def __post_init__(self) -> None:
         shares = (self.full_sequence, self.response_only, self.window)
@@ -202,7 +206,7 @@ class MaskingOptions:
         _at_least(0, low_discrepancy=self.low_discrepancy, eos_padding=self.eos_padding)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class OptimizerOptions:
     """AdamW and its schedule (paper Table 5).
 
@@ -219,15 +223,15 @@ class OptimizerOptions:
         max_grad_norm: gradients are clipped to this norm; 0 does not clip.
     """
 
-    learning_rate: float
+    learning_rate: Float
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 500
-    batch_size: int = 1
-    accumulation: int = 32
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    warmup_steps: Int = 500
+    batch_size: Int = 1
+    accumulation: Int = 32
+    betas: tuple[Float, Float] = (0.9, 0.999)
+    eps: Float = 1e-8
+    weight_decay: Float = 0.01
+    max_grad_norm: Float = 1.0
 
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, accumulation=self.accumulation)
@@ -236,7 +240,7 @@ class OptimizerOptions:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Stage:
     """One run of the optimizer.
 
@@ -254,10 +258,10 @@ class Stage:
     name: str
     masking: MaskingOptions
     optimizer: OptimizerOptions
-    epochs: float | None = None
-    steps: int | None = None
+    epochs: Float | None = None
+    steps: Int | None = None
     loss: LossName = "masked_mean"
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -279,7 +283,7 @@ class Stage:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class EvaluationOptions:
     """What is measured during training, and at its end.
 
@@ -294,13 +298,13 @@ class EvaluationOptions:
         num_samples: masks drawn for each of those rows; even, >= 2.
     """
 
-    every: int = 0
+    every: Int = 0
     probe: str | None = None
-    probe_rows: int = 100
+    probe_rows: Int = 100
     held_out: str | None = None
     held_out_split: str | None = None
-    held_out_rows: int = 32
-    num_samples: int = 16
+    held_out_rows: Int = 32
+    num_samples: Int = 16
 
     def __post_init__(self) -> None:
         _at_least(0, every=self.every)
@@ -309,7 +313,7 @@ class EvaluationOptions:
             raise ValueError(f"num_samples must be an even number from 2, got {self.num_samples}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Recipe:
     """Everything that decides a training run.
 
@@ -331,9 +335,9 @@ class Recipe:
     data: DataOptions
     stages: tuple[Stage, ...]
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    seed: int = 0
-    logging_steps: int = 10
-    save_steps: int = 100
+    seed: Int = 0
+    logging_steps: Int = 10
+    save_steps: Int = 100
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -5,17 +5,14 @@ with its own keys in place. What both hold as a mapping is merged key by key; an
 too, is replaced.
 """
 
-import difflib
-import math
-import types
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.training.options import Recipe
+from dspy_diffusion_infill.yaml_settings import merged, plain, validated
 
 try:
     import yaml
@@ -24,7 +21,6 @@ except ImportError as error:
         "recipes need PyYAML: pip install 'dspy-diffusion-infill[train]'"
     ) from error
 
-T = TypeVar("T")
 _FOLDER = Path(str(resources.files("dspy_diffusion_infill.training"))) / "recipes"
 
 
@@ -71,43 +67,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         if isinstance(stage, dict):
             own = stage.get("optimizer") or {}
             stage["optimizer"] = {**shared, **own} if isinstance(own, dict) else own
-    return build(Recipe, tree, "recipe")
-
-
-def build(cls: type[T], tree: Any, place: str) -> T:
-    """The dataclass ``cls`` from plain YAML data.
-
-    Raises:
-        ValueError: as ``load_recipe``; ``place`` stands before the key in the message.
-    """
-    if not isinstance(tree, Mapping):
-        raise ValueError(f"{place} must be a mapping, got {tree!r}")
-    known = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
-    hints = get_type_hints(cls)
-    for key in tree:
-        if key not in known:
-            raise ValueError(f"{place} has no key {key!r}{_hint(str(key), known)}")
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in tree and f.default is MISSING and f.default_factory is MISSING
-    ]
-    if missing:
-        raise ValueError(f"{place} needs {', '.join(missing)}")
-    values = {key: _convert(hints[key], value, f"{place}.{key}") for key, value in tree.items()}
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
-
-
-def plain(value: Any) -> Any:
-    """A recipe as plain data again: what ``build`` makes the same recipe of."""
-    if is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    return value
+    return validated(Recipe, tree, "recipe")
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -142,7 +102,7 @@ def _tree(file: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(extended, str):
         raise ValueError(f"recipe.extends must be a recipe's name or file, got {extended!r}")
     below = _recipe_file(extended, folder=file.parent)
-    return _merged(_tree(below, extended_by=(*extended_by, file.resolve())), tree)
+    return merged(_tree(below, extended_by=(*extended_by, file.resolve())), tree)
 
 
 def _yaml(text: str, place: str) -> Any:
@@ -150,15 +110,6 @@ def _yaml(text: str, place: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{place} is no YAML: {' '.join(str(error).split())}") from error
-
-
-def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``below`` with what ``above`` says in place of it, mappings merged key by key."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
@@ -195,62 +146,3 @@ def _index(node: Sequence[Any], part: str, override: str) -> int:
             f"override {override!r}: {part!r} must be the number of an item, 0..{len(node) - 1}"
         )
     return int(part)
-
-
-def _convert(hint: Any, value: Any, place: str) -> Any:
-    """The YAML value as the field's type."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return _convert_union(args, value, place)
-    if origin is Literal:
-        if value not in args:
-            choices = ", ".join(map(str, args))
-            raise ValueError(f"{place} must be one of {choices}; got {value!r}")
-        return value
-    if origin is tuple:
-        return _convert_tuple(args, value, place)
-    if is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, value, place)
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return _float(value, place)
-    if type(value) is not hint:  # an exact match: True is no number
-        kind = getattr(hint, "__name__", hint)
-        raise ValueError(f"{place} must be of type {kind}, got {value!r}")
-    return value
-
-
-def _convert_union(args: tuple[Any, ...], value: Any, place: str) -> Any:
-    if value is None and type(None) in args:
-        return None
-    kinds = [arg for arg in args if arg is not type(None)]
-    if str in kinds and isinstance(value, str):
-        return value
-    return _convert(next(kind for kind in reversed(kinds)), value, place)
-
-
-def _convert_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{place} must be a list, got {value!r}")
-    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-    if len(kinds) != len(value):
-        raise ValueError(f"{place} must have {len(kinds)} items, got {value!r}")
-    return tuple(
-        _convert(kind, item, f"{place}.{k}")
-        for k, (kind, item) in enumerate(zip(kinds, value, strict=True))
-    )
-
-
-def _float(value: int | float | str, place: str) -> float:
-    try:
-        number = float(value)  # YAML 1.1 reads 1e-5, without a point, as text
-    except (ValueError, OverflowError):
-        raise ValueError(f"{place} must be a number, got {value!r}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{place} must be a finite number, got {value!r}")
-    return number
-
-
-def _hint(key: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(key, names, n=1)
-    return f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(names)}"
