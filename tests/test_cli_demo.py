@@ -13,10 +13,10 @@ from doubles import RuleEngine, WordDenoiser, rule_lm
 from loopback import loopback, prompt_of
 from typer.testing import CliRunner, Result
 
-from dspy_diffusion_infill.lms import embedded
 from dspy_diffusion_infill.cli import app as cli
 from dspy_diffusion_infill.cli import demo_run
 from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors
+from dspy_diffusion_infill.lms import embedded
 from dspy_diffusion_infill.optimizer import diffusion_infill
 
 FIRST = "Read what the customer wrote and then tell us the colour that is meant"
@@ -260,6 +260,19 @@ def test_the_folder_of_the_figures_is_made(task, denoiser, obey, tmp_path):
     assert json.loads(path.read_bytes())["heldout_after"] == 1.0
 
 
+def test_figures_are_written_before_the_report_is_printed(
+    task, denoiser, obey, tmp_path, monkeypatch
+):
+    def breaks(*_, **__):
+        raise OSError("the terminal is gone")
+
+    obey(colour_of)
+    monkeypatch.setattr(demo_run, "print_report", breaks)
+    result = run(task, "--max-metric-calls", "15", "--json", str(tmp_path / "figures.json"))
+    assert isinstance(result.exception, OSError)
+    assert json.loads((tmp_path / "figures.json").read_bytes())["heldout_after"] == 1.0
+
+
 @pytest.mark.parametrize("place", ["file/figures.json", "folder"])
 def test_a_place_for_the_figures_that_cannot_be_is_said_first(
     task, denoiser, obey, tmp_path, place
@@ -337,6 +350,40 @@ def test_a_wrong_input_name_is_said_with_the_names_that_there_are(task, denoiser
     result = run(task, "--input", "text")
     assert_refused(result, DataError, "no field 'text' (found ['colour', 'note'])")
     assert "--input" in str(result.exception)
+    assert engine.prompts == []
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["--output", "note"], "must name two fields, got 'note' twice"),
+        (["--input", "demos"], "dspy.Predict has no other use for, got 'demos'"),
+        (["--output", " "], "got ' '; rename the field"),
+        (["--input", "_id"], "DSPy does not take ['_id', 'colour'] as fields"),
+        (["--output", "color"], "no field 'color'"),
+    ],
+)
+def test_fields_that_cannot_make_a_program_are_refused_first(task, denoiser, obey, given, problem):
+    engine = obey(colour_of)
+    task.write_text("".join(json.dumps({**row, "_id": "1"}) + "\n" for row in rows_of(60)))
+    result = run(task, *given)
+    assert_refused(result, ValueError, problem)
+    assert engine.prompts == []
+
+
+def test_fields_are_those_of_own_rows(denoiser, obey):
+    engine = obey(colour_of)
+    result = CliRunner().invoke(cli.app, ["demo", "--input", "review"])
+    assert_refused(result, ValueError, "give --task too; the bundled rows have the fields 'text'")
+    assert engine.prompts == []
+
+
+def test_a_held_out_row_without_a_label_is_refused_before_any_call(task, denoiser, obey):
+    engine, rows = obey(colour_of), rows_of(60)
+    rows[-1]["colour"] = None
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in ("0", "1", "2"):
+        assert_refused(run(task, "--seed", seed), ValueError, "colour")
     assert engine.prompts == []
 
 

@@ -120,7 +120,21 @@ def test_conditions_say_steps_and_paper_figures() -> None:
         ({"seed": [0]}, "small.yaml: unknown seed; known are name, title"),
         ({"test": {"name": "summeval"}}, "small.yaml, test: split is missing"),
         ({"search": {"windows": 3}}, "small.yaml, search: unknown windows"),
+        ({"search": {"windw": 3}}, "unknown windw; .* did you mean window?"),
         ({"judge": [1]}, "small.yaml, judge: must be a mapping"),
+        (
+            {"search": {"window": "wide"}},
+            "search: window must be a valid integer.*'wide'",
+        ),
+        ({"seeds": [0, "one"]}, r"small.yaml, seeds\[1\]: .*must be a valid integer.*, got 'one'"),
+        (
+            {"plot": {"kind": "pie"}},
+            "plot: kind must be one of bars, scatter, got 'pie'",
+        ),
+        (
+            {"conditions": [{"label": {}, "model": "a", "steps": [{"infill": "b", "prefx": 1}]}]},
+            r"small.yaml, conditions\[0\], steps\[0\]: unknown prefx; .* did you mean prefix?",
+        ),
         ({"conditions": []}, "no condition is left at scale 'full'"),
         (
             {"conditions": [{"label": {}, "model": "a", "steps": [{"mipro": "b"}]}]},

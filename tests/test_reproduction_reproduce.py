@@ -17,6 +17,7 @@ from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
 from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.perplexity import GoldPerplexity
+from dspy_diffusion_infill.reproduction.reproduce import reproduce
 from dspy_diffusion_infill.reproduction.tables import Table
 
 PLAIN = [{"label": {"Prompt": "C-gen"}, "model": "a", "template": "c_gen"}]
@@ -235,3 +236,32 @@ def test_a_run_says_what_it_will_take_and_what_it_took(tmp_path: Path) -> None:
     assert "12 calls made" in first[-1] and "; 0 calls made" in second[-1]
     # A judge that always says 3 has no correlation.
     assert "| C-gen | – | – |" in first[-2]  # noqa: RUF001
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"table": "mini"}, "mini is a command of its own: dspy-infill mini"),
+        ({"table": "table9"}, "table must be one of table1, table2, table3"),
+        ({"corpus": "pages.jsonl"}, "corpus .* is what HoVer searches, and table1 is not on HoVer"),
+        ({"api_base": "http://localhost:1"}, "api_base is the address of an LM: give lm too"),
+        ({"checkpoints": ["nobody=x"]}, "model must be one of llada, .* got 'nobody'"),
+        (
+            {"checkpoints": ["prometheus-13b=x"]},
+            "table1 does not use the denoiser of 'prometheus-13b' .* it uses those of dream, llada",
+        ),
+        (
+            {"checkpoints": ["llama-8b=x"], "table": "table4", "lm": "openai/x"},
+            "table4 does not use the denoiser of 'llama-8b'",
+        ),
+    ],
+)
+def test_an_option_that_means_nothing_for_the_table_is_refused(
+    tmp_path: Path, options: dict, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        reproduce(**{"table": "table1", "output": tmp_path / "out", **options})
+    assert not (tmp_path / "out").exists()

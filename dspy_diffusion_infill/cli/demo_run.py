@@ -214,7 +214,7 @@ def run(rows: Rows, options: DemoOptions) -> DemoOutcome:
 
 
 def show(outcome: DemoOutcome) -> None:
-    """Prints the report."""
+    """Prints instructions, scores and counts, before and after."""
     console, results = Console(), outcome.results
     scores = [
         ("validation", results.score_before, results.score_after),
@@ -298,7 +298,7 @@ def _evaluate(program: dspy.Module, examples: list[dspy.Example], metric: ExactM
 def _compile(
     optimizer: DiffusionInfill, program: dspy.Predict, rows: Rows, console: Console
 ) -> dspy.Module:
-    """Searches; what was found before the LM stopped answering is shown."""
+    """Searches; if the LM stops answering, prints what was found until then."""
     try:
         return optimizer.compile(program, rows.train, valset=rows.valid)
     except TooManyErrors as error:

@@ -1,4 +1,4 @@
-"""``--json FILE``, which commands write at their end: checked before minutes of work, not after."""
+"""``--json FILE``: written at the end of a command, checked at its start."""
 
 import os
 from pathlib import Path

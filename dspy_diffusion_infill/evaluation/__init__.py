@@ -1,4 +1,4 @@
-"""The paper's evaluation: judges, data sets, measures, and its tables as commands."""
+"""The paper's evaluation: judges, data sets and measures."""
 
 from dspy_diffusion_infill.evaluation.agreement import Agreement, agreement
 from dspy_diffusion_infill.evaluation.gsm8k import gsm8k_answer

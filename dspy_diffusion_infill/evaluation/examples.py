@@ -6,7 +6,7 @@ from dataclasses import replace
 import dspy
 
 from dspy_diffusion_infill.evaluation.gsm8k import gsm8k_answer
-from dspy_diffusion_infill.evaluation.rows import Row
+from dspy_diffusion_infill.evaluation.rows import Record
 from dspy_diffusion_infill.evaluation.templates import read_prompt
 
 FEEDBACK_FIELDS = (
@@ -24,7 +24,7 @@ _SUMMARIZE = "Write a summary of the following article.\n\n{source}"
 _MISSING_SCORE = -1.0
 
 
-def feedback_example(row: Row) -> dspy.Example:
+def feedback_example(row: Record) -> dspy.Example:
     """A Feedback Collection row: its nine texts, ``score`` and ``feedback``."""
     texts = {name: row.text(name, may_be_empty=True) for name in FEEDBACK_FIELDS}
     score = row.number_of("orig_score", low=1, high=5)
@@ -33,7 +33,7 @@ def feedback_example(row: Row) -> dspy.Example:
     return example.with_inputs(*FEEDBACK_FIELDS)
 
 
-def summary_examples(documents: list[Row], outputs: list[Row]) -> list[dspy.Example]:
+def summary_examples(documents: list[Record], outputs: list[Record]) -> list[dspy.Example]:
     """SummEval as two files: articles (``docs.jsonl``) and scored summaries (``outputs.jsonl``)."""
     articles: dict[str, tuple[str, str]] = {}
     for row in documents:
@@ -54,7 +54,7 @@ def summary_examples(documents: list[Row], outputs: list[Row]) -> list[dspy.Exam
     return examples
 
 
-def article_examples(row: Row) -> Iterator[dspy.Example]:
+def article_examples(row: Record) -> Iterator[dspy.Example]:
     """SummEval as the hub has it: one article a row, with lists over 16 systems.
 
     The hub's copy has no system names: their place in the list stands for them.
@@ -96,7 +96,7 @@ def summary_example(
     return example.with_inputs(*SUMMARY_FIELDS)
 
 
-def biggen_example(row: Row) -> dspy.Example | None:
+def biggen_example(row: Record) -> dspy.Example | None:
     """A BiGGen-Bench response with its human score; None where that is -1, which means missing."""
     score = row.number_of("human_score", low=-1, high=5)
     if score == _MISSING_SCORE:
@@ -109,7 +109,7 @@ def biggen_example(row: Row) -> dspy.Example | None:
     return example.with_inputs(*FEEDBACK_FIELDS)
 
 
-def constructed_examples(rows: list[Row]) -> Iterator[dspy.Example]:
+def constructed_examples(rows: list[Record]) -> Iterator[dspy.Example]:
     """Pairs with constructed scores, where only BiGGen-Bench's tasks are at hand.
 
     A task's own reference answer stands for a response worth 5, the next task's for one worth 1. No
@@ -123,7 +123,7 @@ def constructed_examples(rows: list[Row]) -> Iterator[dspy.Example]:
             yield example.with_inputs(*FEEDBACK_FIELDS)
 
 
-def biggen_texts(row: Row, response: str) -> dict[str, str]:
+def biggen_texts(row: Record, response: str) -> dict[str, str]:
     """The nine texts of a judge's prompt, from a BiGGen-Bench task and a response to it."""
     rubric = row.inner("score_rubric")
     return {
@@ -138,7 +138,7 @@ def biggen_texts(row: Row, response: str) -> dict[str, str]:
     }
 
 
-def gsm8k_example(row: Row) -> dspy.Example:
+def gsm8k_example(row: Record) -> dspy.Example:
     """A GSM8K problem with its worked solution; ``number`` is the gold answer."""
     question, answer = row.text("question"), row.text("answer")
     number = gsm8k_answer(answer)
@@ -147,7 +147,7 @@ def gsm8k_example(row: Row) -> dspy.Example:
     return dspy.Example(question=question, answer=answer, number=number).with_inputs("question")
 
 
-def hover_example(row: Row) -> dspy.Example:
+def hover_example(row: Record) -> dspy.Example:
     """A HoVer claim: ``titles`` of its gold pages, in order, and ``label``."""
     titles = [_title(row, fact) for fact in row.items("supporting_facts")]
     if not titles:
@@ -177,7 +177,7 @@ def as_feedback(example: dspy.Example) -> dspy.Example:
     return dspy.Example(example, **texts).with_inputs(*FEEDBACK_FIELDS)
 
 
-def _title(row: Row, fact: object) -> str:
+def _title(row: Record, fact: object) -> str:
     """``{key, value}`` on the hub, ``[title, sentence]`` in HoVer's own files."""
     title = fact.get("key") if isinstance(fact, dict) else None
     if isinstance(fact, list) and fact:

@@ -61,7 +61,7 @@ class HoverProgram(dspy.Module):
     """Retrieves, takes notes, asks on; after the third hop it labels the claim."""
 
     def __init__(self, index: Bm25Index, *, num_pages: int = PAGES_PER_HOP) -> None:
-        """Sets the program up.
+        """Makes the program; nothing is called.
 
         Args:
             index: where to search; copies of the program share it.

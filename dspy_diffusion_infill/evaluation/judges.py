@@ -22,7 +22,7 @@ _HUB_IDS: dict[PrometheusVersion, str] = {
 
 @dataclass(frozen=True, slots=True)
 class JudgeCounts:
-    """What became of a judge's runs.
+    """Counts of a judge's runs, by outcome.
 
     Attributes:
         runs: verdicts asked for.
@@ -43,7 +43,7 @@ class JudgeCounts:
 
 
 class Judge(dspy.Module):
-    """Scores one response a call.
+    """A program that scores one response with each call.
 
     The optimizer rewrites the instructions of its one predictor, ``judge``. Run it, and compile it,
     under ``dspy.context(adapter=judge.adapter)``: outside of that its calls use the same adapter,
@@ -63,7 +63,7 @@ class Judge(dspy.Module):
         seed: int = 0,
         seeded: bool = False,
     ) -> None:
-        """Sets the judge; nothing is called.
+        """Makes the judge; nothing is called.
 
         Args:
             template: a template or the name of one.
@@ -94,7 +94,7 @@ class Judge(dspy.Module):
         self.low, self.high, self.seed, self.seeded = low, high, seed, seeded
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """One response's score.
+        """Scores one response.
 
         Returns:
             ``score``: mean over the readable runs, None where there is none; ``scores``: one a
@@ -186,7 +186,7 @@ class ClosenessMetric:
     high: float = 5
 
     def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        """Higher is better."""
+        """The closeness, in [0, 1]; higher is better."""
         if prediction.score is None:
             return 0.0
         return max(0.0, 1 - abs(prediction.score - example.score) / (self.high - self.low))

@@ -10,7 +10,7 @@ import dspy
 
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
 from dspy_diffusion_infill.evaluation import examples as make
-from dspy_diffusion_infill.evaluation.rows import INSTALL, Row, read_rows
+from dspy_diffusion_infill.evaluation.rows import INSTALL, Record, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Examples(list[dspy.Example]):
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Where the rows of a split are.
+    """The places of the rows of a split.
 
     Attributes:
         names: local file names, the first that exists counts.
@@ -68,7 +68,7 @@ class _DataSet:
     folders: tuple[str, ...]
     files: tuple[_Files, ...]
     splits: dict[str, "_Split"]
-    examples: Callable[[list[Row]], Iterable[dspy.Example | None]]
+    examples: Callable[[list[Record]], Iterable[dspy.Example | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def load_dataset(
     return loaded
 
 
-def _rows(kind: _DataSet, files: _Files, data: str | Path | None) -> list[Row]:
+def _rows(kind: _DataSet, files: _Files, data: str | Path | None) -> list[Record]:
     if data is None:
         return _hub_rows(kind, files.hub_split)
     path = Path(data)
@@ -142,7 +142,7 @@ def _rows(kind: _DataSet, files: _Files, data: str | Path | None) -> list[Row]:
     return read_rows(found)
 
 
-def _hub_rows(kind: _DataSet, split: str) -> list[Row]:
+def _hub_rows(kind: _DataSet, split: str) -> list[Record]:
     try:
         from datasets import load_dataset as load
     except ImportError:
@@ -155,10 +155,10 @@ def _hub_rows(kind: _DataSet, split: str) -> list[Row]:
             f"{source} cannot be had from the hub ({type(error).__name__}: {error}): "
             "download it and give its folder as data= (--data)"
         ) from error
-    return [Row(dict(values), source, number) for number, values in enumerate(table, start=1)]
+    return [Record(dict(values), source, number) for number, values in enumerate(table, start=1)]
 
 
-def _summeval(rows: list[Row]) -> Iterable[dspy.Example]:
+def _summeval(rows: list[Record]) -> Iterable[dspy.Example]:
     """Rows of the hub's form (an article each), or outputs beside a file of articles."""
     if "machine_summaries" in rows[0].values:
         return [example for row in rows for example in make.article_examples(row)]
@@ -180,7 +180,7 @@ def _num_feedback_train(rows: Sequence[dspy.Example]) -> int:
     return len(rows) - max(1, len(rows) // 20)
 
 
-def _hover(rows: list[Row]) -> Iterable[dspy.Example | None]:
+def _hover(rows: list[Record]) -> Iterable[dspy.Example | None]:
     made = map(make.hover_example, rows)
     return [example if len(example.titles) == _HOVER_PAGES else None for example in made]
 

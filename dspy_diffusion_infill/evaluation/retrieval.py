@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dspy_diffusion_infill.errors import MissingDependencyError
-from dspy_diffusion_infill.evaluation.rows import INSTALL, Row, read_rows
+from dspy_diffusion_infill.evaluation.rows import INSTALL, Record, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _fingerprint(pages: Sequence[Page]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _page(row: Row) -> Page:
+def _page(row: Record) -> Page:
     if isinstance(row.values.get("text"), list):
         sentences = row.items("text")
         if not all(isinstance(sentence, str) for sentence in sentences):

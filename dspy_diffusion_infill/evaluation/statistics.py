@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals, spread over runs, paired comparison of two prompts."""
+"""Uncertainty: bootstrap intervals, spread over runs, and paired comparison of two prompts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure over runs.
+    """Mean and standard deviation of a figure over runs.
 
     Attributes:
         mean: over the runs in which the figure is defined; None where it is in none.
@@ -54,7 +54,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two prompts on the same rows.
+    """The difference between two prompts on the same rows.
 
     Attributes:
         difference: the second's figure minus the first's; above 0 the second is better. None where

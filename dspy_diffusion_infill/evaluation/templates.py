@@ -1,7 +1,7 @@
 """Judges' prompts: text files in ``prompts/``, and what belongs to each.
 
 ``judge_v1`` is Feedback Collection's prompt (the paper, appendix J.1, to the character), and what
-denoisers are taught on; ``judge_v2`` is that of Prometheus 2, which asks for another form.
+denoisers are trained on; ``judge_v2`` is that of Prometheus 2, which asks for another form.
 ``judge_masked`` is J.2, its masks written as ``[[infill:n]]`` marks; ``c_gen`` is J.4; ``g_eval``
 has the parts of G-Eval's prompts in our own words. The masked forms of the last two are ours: the
 paper does not show its own.
@@ -69,7 +69,7 @@ _CUES = {"g_eval": "Score:"}
 
 
 def judge_template(name: str) -> JudgeTemplate:
-    """The template of that name.
+    """A template by name.
 
     Raises:
         ValueError: there is none.

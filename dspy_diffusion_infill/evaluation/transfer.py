@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TransferRow:
-    """The program under one LM.
+    """The scores of a program under one LM.
 
     Attributes:
         lm: its name.
@@ -67,12 +67,12 @@ def transfer(
 ) -> TransferTable:
     """Measures a program's instructions under other LMs than the one that they were found with.
 
-    The program's own LMs are set aside for the duration of each measurement, those of its frozen
-    parts included, and put back. While it runs, the program must not be used elsewhere.
+    During each measurement the LM replaces the program's own LMs, those of its frozen parts
+    included; afterwards they are restored. The program must not be used elsewhere meanwhile.
 
     Args:
         program: any DSPy program.
-        lms: LMs by the name that the table shall show, or LMs, shown by their model's name.
+        lms: LMs by the name that the table shows, or a list, named by their models.
         evalset: examples with inputs set.
         metric: metric(example, prediction, trace=None); higher is better.
         num_threads: of ``dspy.Evaluate``.
@@ -163,8 +163,8 @@ def _measure(
 
 @contextmanager
 def _bound_to(program: dspy.Module, lm: dspy.LM) -> Iterator[None]:
-    """Binds every predictor to the LM, and puts the old ones back."""
-    # Not predictors(): it leaves out those of parts that an optimizer has frozen.
+    """Binds every predictor to the LM while the block runs."""
+    # program.predictors() leaves out frozen parts.
     found = [cast(dspy.Predict, one) for _, one in program.named_sub_modules(dspy.Predict)]
     before = [(predictor, predictor.lm) for predictor in found]
     try:

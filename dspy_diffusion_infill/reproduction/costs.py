@@ -1,4 +1,4 @@
-"""What an experiment will cost, before anything starts."""
+"""The cost of an experiment, estimated before anything starts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,11 +29,11 @@ _SAMPLED_ROWS = 50  # over which the length of a row is taken
 
 @dataclass(frozen=True, slots=True)
 class ModelCost:
-    """At most this much, for one model.
+    """The most that one model can still cost.
 
     Attributes:
         model: its name.
-        calls: of its LM, as if every verdict needed all of its retries.
+        calls: of its LM, if every verdict needs all of its retries.
         prompt_tokens: over all calls, at four characters a token.
         completion_tokens: over all calls, if each is as long as allowed.
         denoiser_passes: forward passes for proposals and for diffusion perplexity.
@@ -66,9 +66,9 @@ class ModelCost:
 def remaining_costs(runner: Runner) -> list[ModelCost]:
     """The most that the rest of a run can cost, by model; no LM is called.
 
-    Journaled rows and prompts cost nothing. Only where there are some are models loaded: what is
-    journaled goes by what they really are. Diffusion perplexity is counted even if it is journaled,
-    and rows that are too long for a model are counted as if they were not.
+    Journaled rows and prompts cost nothing. Models are loaded only to look rows up in a journal:
+    their identity is part of its keys. Diffusion perplexity is counted even if it is journaled, and
+    so are rows that turn out to be too long for a model.
     """
     counted = {name: _Count() for name in runner.experiment.models}
     searched: set[str] = set()
@@ -120,11 +120,11 @@ class _Length:
 
     @property
     def prompt(self) -> int:
-        """A template is repeated with every demo."""
+        """Characters of a whole prompt: the template is repeated with every demo."""
         return (self.instructions + self.row) * (1 + self.num_demos)
 
     def context(self, num_examples: int) -> int:
-        """What a denoiser sees around a window."""
+        """Characters that a denoiser sees around a window."""
         return self.instructions + num_examples * self.row
 
 
@@ -148,9 +148,9 @@ def _add_rows(
 
 
 def _num_settled(runner: Runner, cell: Cell, program: dspy.Module) -> int:
-    """Rows of the cell that an earlier run has finished; none while its prompt is not known.
+    """Rows of the cell that an earlier run has finished: 0 while its prompt is not known.
 
-    A prompt that could not be filled is not measured: then that is all of them.
+    All of them where the prompt could not be filled, since it is then not measured.
     """
     asked = runner.search_task(cell)
     if not runner.journal.values() or not _is_known(runner, asked):
@@ -176,7 +176,7 @@ def _is_known(runner: Runner, asked: SearchTask) -> bool:
 
 
 def _steps_left(runner: Runner, asked: SearchTask, searched: set[str]) -> Iterator[PromptStep]:
-    """The steps of a chain that are not journaled; what chains begin with counts once."""
+    """The steps of a chain that are not journaled; a beginning that chains share counts once."""
     for number, step in enumerate(asked.steps, start=1):
         begun = replace(asked, steps=asked.steps[:number])
         name = f"{begun.template}/{begun.lm}/{begun.seed}/{begun.steps}"

@@ -34,13 +34,13 @@ _LABELED = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class DataSpec:
-    """Where examples come from.
+    """The source of examples, and how many are taken.
 
     Attributes:
         name: for ``load_dataset``.
         split: for ``load_dataset``.
         num: how many are drawn (shots: with the run's seed); None is all.
-        max_chars: longer texts are cut here; None is never. For trying things out.
+        max_chars: longer texts are cut at this length; None cuts nothing. For smoke runs.
     """
 
     name: str
@@ -159,7 +159,7 @@ class SearchSpec:
         proposals: a window.
         sweeps: over all windows.
         examples: worked examples that the denoiser sees around a window, at most.
-        max_metric_calls: budget of an infill step; None is none.
+        max_metric_calls: budget of an infill step; None is unlimited.
         copro_breadth: COPRO's proposals a round, >= 2.
         copro_depth: COPRO's rounds.
         gepa_metric_calls: GEPA's budget.
@@ -180,7 +180,7 @@ class SearchSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class JudgeSpec:
-    """How judges are asked.
+    """How often, and how, a judge is asked.
 
     Attributes:
         runs: verdicts averaged for each row.
@@ -195,7 +195,7 @@ class JudgeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class PlotSpec:
-    """The picture.
+    """The kind of plot and what it shows.
 
     Attributes:
         kind: ``bars`` (a group a condition) or ``scatter``.
@@ -210,7 +210,7 @@ class PlotSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Experiment:
-    """A table or figure.
+    """A table or figure of the paper, at a scale.
 
     Attributes:
         name: of its file.
@@ -225,14 +225,14 @@ class Experiment:
         judge: how judges are asked.
         plot: the picture.
         threads: calls under way at once.
-        max_errors: failed calls after which the run gives up; rows that are too long for a model
-            are not among them.
+        max_errors: failed calls after which the run ends; rows that are too long for a model do not
+            count.
         perplexity_rows: rows over which diffusion perplexity is taken; None is all.
         perplexity_samples: draws of masks for each of them; even.
         pages_per_hop: HoVer only.
         scale: which scale this is.
-        caution: said in front of the table: what must not be read into it.
-        paper_remarks: said below the table: what the paper leaves open or says in two ways.
+        caution: printed above the table: what its figures do not show.
+        paper_remarks: printed below the table: what the paper leaves open or contradicts.
     """
 
     name: str

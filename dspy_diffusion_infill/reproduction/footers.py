@@ -12,7 +12,7 @@ from dspy_diffusion_infill.reproduction.runner import CellResult, Runner
 
 
 def count_remarks(results: Sequence[CellResult]) -> list[str]:
-    """A line each for prompts, perplexity, failed calls and rows that are too long."""
+    """Lines on prompts, perplexity, failed calls and rows that are too long."""
     failed = sum(result.num_failed for result in results)
     too_long = _shown(results, [result.num_too_long for result in results])
     return [
@@ -24,7 +24,7 @@ def count_remarks(results: Sequence[CellResult]) -> list[str]:
 
 
 def _on_prompts(results: Sequence[CellResult]) -> list[str]:
-    """Without it, a row called "Infill" could be the template as it was."""
+    """Whether searches found something: an "Infill" row may hold the template unchanged."""
     num_searched = sum(result.outcome != "given" for result in results)
     if not num_searched:
         return []
@@ -50,7 +50,7 @@ def _on_perplexity(results: Sequence[CellResult]) -> list[str]:
 
 
 def _shown(results: Sequence[CellResult], counts: Sequence[int]) -> str:
-    """The sum, and what it is made of: ``12 (LLaDA, + ICL: 12)``."""
+    """The sum and its parts by condition: ``12 (LLaDA, + ICL: 12)``."""
     by_label: Counter[str] = Counter()
     for result, count in zip(results, counts, strict=True):
         by_label[", ".join(result.cell.condition.label.values())] += int(count)

@@ -1,8 +1,8 @@
-"""Stopping a run in order, and single completions that are never asked for twice.
+"""An orderly stop, and a cache that never pays for a completion twice.
 
-The journals of a run lie in its output folder. ``rows.jsonl`` and ``prompts.jsonl`` hold one
-finished row or prompt a line. ``calls/`` is a DSPy cache of single completions: it answers what a
-killed run had asked for in the middle of a row or of a search.
+The journals of a run are in its output folder. ``rows.jsonl`` and ``prompts.jsonl`` hold one
+finished row or prompt a line. ``calls/`` is a DSPy cache of single completions: it answers calls
+that a killed run had made in the middle of a row or of a search.
 """
 
 import logging
@@ -24,22 +24,22 @@ _DISK_LIMIT = 2**40  # bytes; DSPy's cache would drop the oldest answers above i
 
 
 class RunStopped(KeyboardInterrupt):
-    """The run was asked to stop. No ``except Exception`` of an optimizer may swallow it."""
+    """The run was asked to stop; not an ``Exception``, which optimizers would swallow."""
 
 
 class Stop:
-    """Turns Ctrl-C and SIGTERM into an orderly end: what is under way is finished and kept."""
+    """Turns Ctrl-C and SIGTERM into an orderly end: calls under way are finished and kept."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
 
     @property
     def is_asked(self) -> bool:
-        """Whether the run shall end."""
+        """Whether the run has been asked to end."""
         return self._asked.is_set()
 
     def check(self) -> None:
-        """Raises RunStopped if the run shall end."""
+        """Raises RunStopped if the run has been asked to end."""
         if self.is_asked:
             raise RunStopped
 
@@ -68,13 +68,13 @@ class Stop:
             return
         self._asked.set()
         name = signal.Signals(kind).name
-        logger.warning("%s: no new call is made, what is under way is finished", name)
+        logger.warning("%s: no new call is made, calls under way are finished", name)
 
 
 class CallsUnderWay(BaseCallback):
-    """Knows the LM calls that have no answer yet, whichever threads make them.
+    """Tracks the LM calls that have no answer yet, in all threads.
 
-    An optimizer that is stopped leaves its threads behind: their answers are paid for, too.
+    An optimizer that is stopped leaves its threads running: their answers are paid for, too.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class CallsUnderWay(BaseCallback):
             self._changed.notify_all()
 
     def wait(self, *, seconds: float) -> None:
-        """Waits until no call is under way, at most so long."""
+        """Waits until no call is under way, at most this long."""
         with self._changed:
             self._changed.wait_for(lambda: not self._calls, timeout=seconds)
 
@@ -118,7 +118,7 @@ class CallJournal(Cache):
         """A known answer, or None: then DSPy makes the call.
 
         Raises:
-            RunStopped: the answer is not known and the run shall end.
+            RunStopped: the answer is not known, and the run has been asked to end.
         """
         known = super().get(request, ignored_args_for_cache_key)
         if known is None:
@@ -129,7 +129,7 @@ class CallJournal(Cache):
         return known
 
     def put(self, request: dict[str, Any], value: Any, *args: Any, **kwargs: Any) -> None:
-        """Writes an answer down."""
+        """Keeps an answer and counts it."""
         super().put(request, value, *args, **kwargs)
         with self._lock:
             self.num_made += 1

@@ -26,7 +26,7 @@ class Models:
 
     Attributes:
         specs: what each name stands for.
-        on_retry: told a model's name and the error after which one of its calls is sent again.
+        on_retry: called with a model's name and an error after which a call of it is sent again.
     """
 
     specs: Mapping[str, ModelSpec]
@@ -36,7 +36,7 @@ class Models:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def spec(self, name: str) -> ModelSpec:
-        """The spec of a model.
+        """What a name stands for.
 
         Raises:
             ValueError: there is no model of that name.

@@ -1,4 +1,4 @@
-"""The picture of a table: ours and the paper's side by side."""
+"""The plot of a table: our figures and the paper's side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,5 +95,5 @@ def _name(row: TableRow) -> str:
 
 
 def _plain(text: str) -> str:
-    """Matplotlib would read what stands between two dollar signs as a formula."""
+    """Escapes dollar signs: Matplotlib reads text between two of them as a formula."""
     return text.replace("$", r"\$")

@@ -25,7 +25,7 @@ Outcome = Literal["given", "rewritten", "unchanged", "unfilled"]
 
 _LONGEST_CALL = 120.0  # seconds that a stopped search waits for answers under way
 
-# COPRO asks for two fields. Of an LM that cannot follow forms all is taken as the instruction.
+# COPRO asks for two fields. An LM that cannot follow the form answers with the instruction alone.
 _WHOLE_TEXT = TemplateAdapter(
     pattern=r"(?s)(?P<proposed_instruction>.+?)(?P<proposed_prefix_for_output_field>\s*)\Z",
     response="{proposed_instruction}",
@@ -53,7 +53,7 @@ class SearchTask:
 
 @dataclass(frozen=True, slots=True)
 class FoundPrompt:
-    """The end of a chain.
+    """The prompt that a chain of rewritings found.
 
     Attributes:
         instructions: by predictor.
@@ -89,7 +89,7 @@ class PromptSearch:
     stop: Stop
 
     def find(self, asked: SearchTask) -> FoundPrompt:
-        """What stands at the end of the chain; from the journal where known."""
+        """The prompt at the end of the chain; from the journal where it is known."""
         program = self._program(asked)
         start = found = instructions_of(program)
         is_filled = True
@@ -113,7 +113,7 @@ class PromptSearch:
         return FoundPrompt(found, "unchanged" if bare(found) == bare(start) else "rewritten")
 
     def is_known(self, asked: SearchTask) -> bool:
-        """Whether the whole chain stands in the journal."""
+        """Whether the whole chain is in the journal."""
         found: Mapping[str, str] = instructions_of(self._program(asked))
         for step in asked.steps:
             known = self.journal.get(self._key(asked, step, found))
@@ -126,7 +126,7 @@ class PromptSearch:
         return self.task.program(asked.template, self.models.spec(asked.lm), seed=asked.seed)
 
     def _key(self, asked: SearchTask, step: PromptStep, found: Mapping[str, str]) -> str:
-        """Whatever the step's result depends on."""
+        """Digest of all that the step's result depends on."""
         return key_of(
             asdict(step) | {"by": self._proposer(step)},
             asdict(self.search),
@@ -147,7 +147,7 @@ class PromptSearch:
     def _run(
         self, step: PromptStep, program: dspy.Module, asked: SearchTask, folder: Path
     ) -> dspy.Module:
-        """Runs a step; if it ends early, what it had asked LMs for is still waited for."""
+        """Runs a step; if it ends early, its LM calls under way are waited for."""
         lm = self.models.lm(asked.lm, seed=asked.seed)
         if step.kind == "infill":
             adapter = self.task.adapter(program) or self.models.adapter(asked.lm)
@@ -208,7 +208,7 @@ class PromptSearch:
 
 
 def leaves_a_hole(step: PromptStep, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
-    """Whether a part was masked from the start, and nothing has been filled in."""
+    """Whether a part was masked from the start and is still not filled."""
     is_masked = step.prefix is not None or any(take_marks(text)[1] for text in before.values())
     return step.kind == "infill" and is_masked and bare(after) == bare(before)
 

@@ -1,6 +1,6 @@
-"""Calls that an LM's server turned down for the moment are sent again, and counted.
+"""Retries of calls that an LM's server refused for the moment, counted.
 
-DSPy sends them again inside of one call, where nobody can see it.
+DSPy retries inside one call and reports nothing.
 """
 
 import time
@@ -14,7 +14,7 @@ _LONGEST_PAUSE = 60.0  # seconds, where the server names none
 
 
 class PatientLM(dspy.LM):
-    """A ``dspy.LM`` that says why it sends a call again; everything else is as DSPy does it."""
+    """A ``dspy.LM`` that reports why it sends a call again."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class PatientLM(dspy.LM):
 
         Args:
             model: for ``dspy.LM``.
-            on_retry: told of every error after which a call is sent again.
+            on_retry: called with every error after which a call is sent again.
             num_retries: how often, for rate limits, timeouts, server errors and lost connections.
             options: for ``dspy.LM``.
         """
@@ -37,7 +37,7 @@ class PatientLM(dspy.LM):
         self._on_retry = on_retry
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the LM, again after a pause where that can help."""
+        """Calls the LM; repeats the call after a pause where the error may pass."""
         for attempt in range(self._patience):
             try:
                 return super().__call__(*args, **kwargs)
@@ -50,12 +50,12 @@ class PatientLM(dspy.LM):
 
 
 def reason_of(error: Exception) -> str:
-    """What to count an error as: ``HTTP 429``, else the kind of error."""
+    """The name under which an error is counted: ``HTTP 429``, else its class."""
     status = getattr(error, "status", None)
     return type(error).__name__ if status is None else f"HTTP {status}"
 
 
 def _pause(error: Exception, attempt: int) -> float:
-    """What the server asks for, else 1, 2, 4, … seconds."""
+    """Seconds to wait: what the server asks for, else 1, 2, 4 and so on."""
     asked = getattr(error, "retry_after", None)
     return min(2.0**attempt, _LONGEST_PAUSE) if asked is None else max(float(asked), 0.0)

@@ -1,4 +1,4 @@
-"""Running an experiment: every condition with every seed, row by row, each paid for once."""
+"""Running an experiment: every condition with every seed, row by row; no row is paid for twice."""
 
 import logging
 import threading
@@ -57,17 +57,17 @@ OnProgress = Callable[[Cell, int, int], None]
 
 
 def no_progress(cell: Cell, done: int, total: int) -> None:
-    """Shows nothing."""
+    """Ignores the progress of a cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """What a cell gave.
+    """The measures of a cell, and what was left out.
 
     Attributes:
-        cell: which.
+        cell: condition and seed.
         figures: the measures; none is defined where a masked prompt was not filled.
-        rows: what each row left behind, in the order of the test examples.
+        rows: the journaled result of each row, in the order of the test examples.
         num_failed: rows whose call failed; they are not measured, and the next run asks again.
         num_too_long: rows that do not fit the model's context; they are not measured either.
         perplexity: diffusion perplexity with its error and counts, where it was measured.
@@ -183,7 +183,7 @@ class Runner:
         )
 
     def row_key(self, cell: Cell, program: dspy.Module, example: dspy.Example) -> str:
-        """Whatever a row's result depends on; equal keys are never asked for twice."""
+        """Digest of all that a row's result depends on; no two calls have equal keys."""
         demos = [dict(demo) for predictor in program.predictors() for demo in predictor.demos]
         return key_of(
             self.models.identity(cell.condition.model),
@@ -208,7 +208,7 @@ class Runner:
     def _measure(
         self, cell: Cell, program: dspy.Module, examples: Sequence[dspy.Example]
     ) -> _Measured:
-        """Asks for every example that is not journaled; equal rows are asked for once."""
+        """Runs every example that is not journaled; equal rows are run once."""
         keys = [self.row_key(cell, program, example) for example in examples]
         missing = {k: e for k, e in zip(keys, examples, strict=True) if self.journal.get(k) is None}
         done = len(set(keys)) - len(missing)
@@ -223,7 +223,7 @@ class Runner:
                     done += 1
                     self.on_progress(cell, done, len(set(keys)))
             except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)  # what is under way is still kept
+                pool.shutdown(wait=True, cancel_futures=True)  # answers under way are kept
                 raise
         rows = tuple(row for key in keys if (row := self.journal.get(key)) is not None)
         why = [left.get(key) for key in keys]
@@ -232,9 +232,9 @@ class Runner:
     def _row(
         self, cell: Cell, program: dspy.Module, example: dspy.Example, key: str
     ) -> Left | None:
-        """Asks for one row and journals it; else says why it is left out.
+        """Runs one row and journals it; else returns why it is left out.
 
-        A failed call is counted. A row that is too long would be so the next time, too.
+        A failed call counts against ``max_errors``; a row that is too long does not.
         """
         self.stop.check()
         if self._num_errors > self.experiment.max_errors:

@@ -31,10 +31,10 @@ _NOTHING = "\u2013"
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A condition over all seeds.
+    """A condition's figures over all seeds.
 
     Attributes:
-        condition: which.
+        condition: with its labels and the paper's figures.
         ours: each measure over the seeds.
         num_rows: rows measured, over all seeds.
         num_failed: rows whose call failed, over all seeds.
@@ -53,17 +53,17 @@ class TableRow:
     model: str
 
     def standard_error(self, measure: str) -> float | None:
-        """That of a figure which is an estimate by itself: perplexity."""
+        """The standard error of perplexity, which is an estimate; None for other measures."""
         return self.perplexity_error if measure == PERPLEXITY else None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A finished experiment.
+    """The figures of a finished experiment.
 
     Attributes:
-        experiment: which.
-        rows: a condition each.
+        experiment: what was run.
+        rows: one for each condition.
         notes: the footer, a paragraph each.
     """
 
@@ -72,7 +72,7 @@ class Table:
     notes: tuple[str, ...]
 
     def markdown(self) -> str:
-        """Heading, caution, table, footer."""
+        """The table as Markdown, with heading, caution and footer."""
         measures = self.experiment.measures
         heads = [*self.experiment.columns]
         for measure in measures:
@@ -126,11 +126,11 @@ def make_table(
     models: Mapping[str, str],
     notes: Sequence[str],
 ) -> Table:
-    """Joins the seeds of each condition.
+    """Makes the table; each row joins the seeds of a condition.
 
     Args:
         experiment: what was run.
-        task: says what to remark.
+        task: adds its remarks to the footer.
         results: every cell's.
         models: the real name of each model.
         notes: put at the end of the footer.
@@ -159,7 +159,7 @@ def _of(condition: Condition, results: Sequence[CellResult]) -> list[CellResult]
 def _row(
     experiment: Experiment, condition: Condition, results: Sequence[CellResult], model: str
 ) -> TableRow:
-    """A condition's seeds joined."""
+    """One condition's row."""
     return TableRow(
         condition=condition,
         ours={

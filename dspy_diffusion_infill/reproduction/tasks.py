@@ -1,7 +1,7 @@
-"""The three kinds of task behind the tables: judging, GSM8K and HoVer.
+"""The three benchmarks behind the tables: judging, GSM8K and HoVer.
 
-A task knows its program, what is measured on one row, and what figures a set of rows gives. Rows
-are plain dicts that JSON can hold, since they go through the run's journal.
+A benchmark has its program, what is measured on one row, and the figures of a set of rows. Rows are
+plain dicts of JSON values, since they go through the run's journal.
 """
 
 import random
@@ -40,7 +40,7 @@ CountTokens = Callable[[str], int]
 
 
 class Benchmark(Protocol):
-    """What is asked, and what is measured."""
+    """A program, and what is measured with it. Subclasses state what differs from the defaults."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -50,12 +50,12 @@ class Benchmark(Protocol):
     @property
     def num_calls(self) -> int:
         """LM calls that one row takes at most."""
-        ...
+        return 1
 
     @property
     def context_chars(self) -> int:
         """Characters of a prompt, about, that are neither instructions nor the row's."""
-        ...
+        return 0
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> dspy.Module:
         """The program of a prompt template as the model needs it, not yet bound to its LM."""
@@ -63,60 +63,55 @@ class Benchmark(Protocol):
 
     def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
         """The adapter that the program's prompts are rendered with; None is the model's."""
-        ...
+        return getattr(program, "adapter", None)
 
     def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
         """The example with the inputs and the gold response of the template."""
-        ...
+        return example
 
     def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
         """What prompts are searched with, in [0, 1]; higher is better."""
         ...
 
     def feedback(self, example: dspy.Example, prediction: Any) -> str:
-        """What is to be said about a prediction, for optimizers that read."""
+        """A prediction's fault in words, for GEPA."""
         ...
 
     def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
-        """What one row leaves behind."""
+        """What the journal keeps of one row."""
         ...
 
     def figures(self, rows: Sequence[RowResult]) -> Figures:
-        """The measures over rows."""
+        """The benchmark's measures over rows; None where one is not defined."""
         ...
 
     def remarks(self, rows: Sequence[RowResult]) -> list[str]:
-        """Counts for the table's footer."""
+        """Counts of readable answers, for the table's footer."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeTask:
+class JudgeTask(Benchmark):
     """SummEval and BiGGen-Bench: a judge's scores against human ones.
 
     Attributes:
-        spec: how judges are asked.
+        spec: how often, and how, a judge is asked.
     """
 
     spec: JudgeSpec
 
     @property
     def identity(self) -> dict[str, Any]:
-        """How judges are asked."""
+        """The task and how judges are asked."""
         return {"task": "judge", **asdict(self.spec)}
 
     @property
     def num_calls(self) -> int:
-        """All runs with all of their retries."""
+        """All runs of the judge with all of their retries."""
         return self.spec.runs * (self.spec.retries + 1)
 
-    @property
-    def context_chars(self) -> int:
-        """None."""
-        return 0
-
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> Judge:
-        """A judge."""
+        """A judge with this template; the model decides the system text and the seeds."""
         spec = self.spec
         return Judge(
             template,
@@ -128,12 +123,8 @@ class JudgeTask:
             system=read_prompt(model.system) if model.system else None,
         )
 
-    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
-        """The judge's own."""
-        return program.adapter if isinstance(program, Judge) else None
-
     def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
-        """SummEval rows for the Judge templates are put into Feedback Collection's fields."""
+        """Adds the gold verdict; Judge templates get SummEval in Feedback Collection's fields."""
         prompt = judge_template(template)
         if set(prompt.fields) <= set(FEEDBACK_FIELDS) and "source" in example:
             example = as_feedback(example)
@@ -145,13 +136,13 @@ class JudgeTask:
         return ClosenessMetric()(example, prediction)
 
     def feedback(self, example: dspy.Example, prediction: Any) -> str:
-        """The human score beside the judge's."""
+        """Names the human score and the judge's."""
         if prediction.score is None:
             return f"No score could be read. It must end like this: {example.verdict}"
         return f"The judge gave {prediction.score:g}, humans gave {example.score:g}."
 
     def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
-        """Score, human score, counts, and the last completion."""
+        """Both scores, article and system, the counts of verdicts, and the last completion."""
         counts: JudgeCounts = prediction.counts
         return {
             "score": prediction.score,
@@ -171,7 +162,7 @@ class JudgeTask:
         return {"pearson": found.pearson, "spearman": found.spearman, "kendall": found.kendall}
 
     def remarks(self, rows: Sequence[RowResult]) -> list[str]:
-        """Verdicts asked for, read, and unreadable by reason."""
+        """Counts verdicts: asked for, read, and unreadable by reason."""
         total = total_counts(
             [
                 JudgeCounts(
@@ -196,7 +187,7 @@ class GsmProgram(dspy.Module):
         self.solve = dspy.Predict(make_signature("question -> answer", read_prompt(template)))
 
     def forward(self, question: str) -> dspy.Prediction:
-        """One answer.
+        """Answers one question.
 
         Returns:
             ``answer``: the whole completion, empty where the LM gave none; ``prompt``: what was
@@ -215,46 +206,28 @@ class GsmProgram(dspy.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Gsm8kTask:
+class Gsm8kTask(Benchmark):
     """GSM8K: exact match of the last number, and how long the prompts are."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Nothing but the task."""
+        """The task's name: it has no options."""
         return {"task": "gsm8k"}
 
-    @property
-    def num_calls(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def context_chars(self) -> int:
-        """None."""
-        return 0
-
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> GsmProgram:
-        """The question as it stands."""
+        """One predictor, which gets the question under the template."""
         return GsmProgram(template)
 
-    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
-        """Plain templates."""
-        return program.adapter if isinstance(program, GsmProgram) else None
-
-    def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
-        """As it is."""
-        return example
-
     def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        """Exact match, by the flexible rule."""
+        """Exact match by the flexible rule, 0 or 1."""
         return exact_match(example, prediction)
 
     def feedback(self, example: dspy.Example, prediction: Any) -> str:
-        """The right answer."""
+        """Names the right answer."""
         return f"The right answer is {example.number}."
 
     def row(self, example: dspy.Example, prediction: Any, count_tokens: CountTokens) -> RowResult:
-        """Exact match by both rules; the answer."""
+        """Exact match by both rules, the prompt's length in tokens, and the answer."""
         answer = prediction.answer or ""
         return {
             "flexible": exact_match(example, prediction),
@@ -273,13 +246,13 @@ class Gsm8kTask:
         }
 
     def remarks(self, rows: Sequence[RowResult]) -> list[str]:
-        """Answers without a number."""
+        """Counts answers without a number."""
         missing = sum(not row["has_number"] for row in rows)
         return [f"Answers: {len(rows)}, of which {missing} hold no number and count as wrong."]
 
 
 @dataclass(frozen=True, slots=True)
-class HoverTask:
+class HoverTask(Benchmark):
     """HoVer: retrieval and label over three hops.
 
     Attributes:
@@ -292,40 +265,36 @@ class HoverTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The corpus, and how much of it is shown."""
+        """The task, its corpus, and how many pages are shown."""
         corpus = self.index.fingerprint
         return {"task": "hover", "corpus": corpus, "pages_per_hop": self.num_pages}
 
     @property
     def num_calls(self) -> int:
-        """One of each predictor."""
+        """One call of each predictor."""
         return len(self.program("", ModelSpec(lm="")).predictors())
 
     @property
     def context_chars(self) -> int:
-        """The pages of one hop."""
+        """The length of the pages of one hop, on average."""
         pages = self.index.pages
         return self.num_pages * sum(len(str(page)) for page in pages) // len(pages)
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> HoverProgram:
-        """The three-hop program; it has prompts of its own."""
+        """The three-hop program, which has prompts of its own: the template is not used."""
         return HoverProgram(self.index, num_pages=self.num_pages)
 
-    def adapter(self, program: dspy.Module) -> dspy.Adapter | None:
-        """Whatever suits the model."""
-        return None
-
     def prepared(self, example: dspy.Example, template: str) -> dspy.Example:
-        """As it is; the gold verdict is in the program's words."""
+        """Adds the gold verdict in the words of the program's output field."""
         verdict = example.label.replace("_", " ").lower()
         return dspy.Example(example, verdict=verdict).with_inputs("claim")
 
     def metric(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        """Mean of recall and a right label."""
+        """The mean of recall and a right label, in [0, 1]; higher is better."""
         return hover_metric(example, prediction)
 
     def feedback(self, example: dspy.Example, prediction: Any) -> str:
-        """The missing pages and the right label."""
+        """Names the pages that were not found and the right label."""
         missing = sorted(set(example.titles) - set(prediction.titles))
         return f"Pages not found: {', '.join(missing) or 'none'}. The label is {example.label}."
 
@@ -347,7 +316,7 @@ class HoverTask:
         }
 
     def remarks(self, rows: Sequence[RowResult]) -> list[str]:
-        """Labels that could not be read."""
+        """Counts labels that could not be read."""
         missing = sum(row["label"] is None for row in rows)
         return [
             f"Claims: {len(rows)}; labels that could not be read and count as wrong: {missing}."
@@ -370,5 +339,5 @@ def shortened(example: dspy.Example, max_chars: int | None) -> dspy.Example:
 
 
 def _mean(rows: Sequence[RowResult], name: str, *, times: float = 1.0) -> float | None:
-    """None where no row was answered."""
+    """The mean of a field over the rows; None where there are none."""
     return times * sum(row[name] for row in rows) / len(rows) if rows else None

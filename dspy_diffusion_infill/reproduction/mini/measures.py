@@ -1,4 +1,4 @@
-"""What a stage can do: infill instructions, follow them, and expect the right responses."""
+"""The exam of a stage: infill instructions, follow them, and predict the right responses."""
 
 from dataclasses import dataclass
 
@@ -28,11 +28,11 @@ class Exam:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamResult:
-    """How a model did in an exam.
+    """A model's scores in an exam.
 
     Attributes:
         infill_exact_match: share of masked instructions infilled word for word, in [0, 1].
-        downstream_accuracy: share of new inputs answered without a fault, by the same model under
+        downstream_accuracy: share of new inputs answered without an error, by the same model under
             the instructions that it had infilled, without examples, in [0, 1].
         told_accuracy: the same under the true instructions, in [0, 1].
         perplexity: diffusion perplexity of the true responses under the true instructions, from
@@ -60,7 +60,7 @@ def draw_exam(
 
 
 def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> ExamResult:
-    """Takes the exam; every draw is greedy, one token a pass."""
+    """Examines a model; decoding is greedy, one token a pass."""
     # 1. Infill the whole instruction from the examples.
     is_instruction = torch.zeros(exam.contexts.shape[1], dtype=torch.bool)
     is_instruction[world.INSTRUCTION] = True
@@ -69,7 +69,7 @@ def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> ExamResult:
     is_response = world.response_places(exam.questions.shape[1])
     retold = exam.questions.clone()
     retold[:, world.INSTRUCTION] = infilled[:, world.INSTRUCTION]
-    # 3. Perplexity of the true responses, each scored as the text that it is.
+    # 3. Perplexity of the true responses, each scored as text.
     start = int(is_response.nonzero()[0])
     estimate = perplexity(
         denoiser,

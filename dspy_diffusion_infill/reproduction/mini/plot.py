@@ -1,4 +1,4 @@
-"""The table as a figure."""
+"""The plot of a run: a panel for each measure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ COLORS = ("#9aa0a6", "#e07b39", "#2a6f97", "#468f6b")
 
 
 def write_plot(rows: Sequence[MiniRow], folder: Path) -> list[Path]:
-    """Writes ``mini.png`` and ``mini.svg``: a bar a stage, its interval, and a dot a seed."""
+    """Writes ``mini.png`` and ``mini.svg``: stages are bars, seeds dots."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, column in zip(figure.subplots(1, 3), COLUMNS, strict=False):

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniRow:
-    """What one stage did at one seed.
+    """One stage's scores at one seed.
 
     Attributes:
         stage: ``None`` (pretrained only), ``RO``, ``FS`` or ``FS+RO``.
@@ -84,12 +84,12 @@ class MiniColumn:
 
     @property
     def lowest(self) -> float:
-        """A value that no interval goes below."""
+        """The least value that the measure can have."""
         return 0.0 if self.is_share else 1.0
 
     @property
     def highest(self) -> float:
-        """A value that no interval goes above."""
+        """The greatest value that the measure can have."""
         return 1.0 if self.is_share else math.inf
 
 
@@ -102,7 +102,7 @@ COLUMNS = (
 
 
 def values_of(rows: Sequence[MiniRow], stage: StageName, column: MiniColumn) -> list[float]:
-    """One value a seed."""
+    """The column's value at each seed of a stage."""
     return [float(getattr(row, column.field)) for row in rows if row.stage == stage]
 
 
@@ -143,7 +143,7 @@ def cell(value: SeedMean) -> str:
 
 
 def table(rows: Sequence[MiniRow]) -> list[list[str]]:
-    """A header and a line for each stage."""
+    """The cells of the table: a header, then a line for each stage."""
     lines = [["stage", *(column.title for column in COLUMNS)]]
     for stage in STAGES:
         means = (mean_over_seeds(rows, stage, column) for column in COLUMNS)
@@ -159,7 +159,7 @@ def markdown(rows: Sequence[MiniRow]) -> str:
 
 
 def verdicts(rows: Sequence[MiniRow]) -> list[str]:
-    """Whether FS and FS+RO infill at least three times as often as RO, said either way."""
+    """Lines that compare FS and FS+RO with RO by exact match, and whether the intervals overlap."""
     column = COLUMNS[0]
     response_only = mean_over_seeds(rows, "RO", column)
     lines = []

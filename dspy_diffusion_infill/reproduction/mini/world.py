@@ -1,4 +1,4 @@
-"""A small world in which an instruction decides how inputs map to responses.
+"""A synthetic task in which an instruction decides how inputs map to responses.
 
 An input is four words: an animal, a color, a fruit and a number, in any order. An instruction is
 four words: which two of these to say, in which order, in which language, and in which tone. So
@@ -49,7 +49,7 @@ EXAMPLE_LENGTH = (
     INPUT_LENGTH + 1 + RESPONSE_LENGTH + 1
 )  # "=>" after the input, ";" after the response
 INSTRUCTION = slice(1, 1 + INSTRUCTION_LENGTH)
-"""Where a context's instruction is: behind [START]."""
+"""The place of a context's instruction: after [START]."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %} {{ m['content'] }}"
@@ -117,7 +117,7 @@ def context_ids(
 
 
 def with_start(*parts: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """The parts in a row behind [START]."""
+    """The parts, one after the other, after [START]."""
     return torch.cat([torch.full((len(parts[0]), 1), ID[START]), *parts], dim=1)
 
 
