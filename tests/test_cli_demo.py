@@ -331,10 +331,14 @@ def test_other_line_breaks_and_blank_lines_do_not_end_or_begin_a_row(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"note": "caf\xe9", "colour": "red"}', "rows.jsonl:13: no UTF-8: "),
+        (b'{"note": "caf\xe9", "colour": "red"}', "rows.jsonl:13: invalid UTF-8 at byte 13"),
         (b'{"note": "cut off', "rows.jsonl:13: no JSON: "),
         (b'{"note": "a"}', "rows.jsonl:13: no field 'colour' (found ['note'])"),
-        (b"[1]", "rows.jsonl:13: no field 'note' (found list)"),
+        (b"[1]", "rows.jsonl:13: must be a JSON object, got list"),
+        (b'{"note": "a", "colour": null}', "rows.jsonl:13: the field 'colour' is None"),
+        (b'{"note": NaN, "colour": "red"}', "rows.jsonl:13: the field 'note' is nan"),
+        (b'{"note": "a", "colour": " "}', "rows.jsonl:13: the field 'colour' is ' '"),
+        (b'{"note": "\\ud83d", "colour": "a"}', "rows.jsonl:13: the text holds \\ud83d"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, message):
@@ -400,7 +404,7 @@ def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(tmp_path, monkeypa
         cli.main()
     assert caught.value.code == 2
     assert re.fullmatch(
-        r"dspy-infill: --task \S+no\.jsonl: there is no such file\n", capsys.readouterr().err
+        r"dspy-infill: \S+no\.jsonl does not exist\n", capsys.readouterr().err
     )
 
 

@@ -11,7 +11,7 @@ from dspy_diffusion_infill.evaluation.examples import (
     constructed_examples,
     hover_example,
 )
-from dspy_diffusion_infill.evaluation.rows import Row
+from dspy_diffusion_infill.evaluation.rows import Record
 
 ARTICLE: dict[str, Any] = {
     "id": "article-1",
@@ -22,8 +22,8 @@ ARTICLE: dict[str, Any] = {
 }
 
 
-def row(**values: Any) -> Row:
-    return Row(values, "data/rows.jsonl", 3)
+def row(**values: Any) -> Record:
+    return Record(values, "data/rows.jsonl", 3)
 
 
 def test_an_article_of_the_hub_gives_a_row_for_each_system() -> None:

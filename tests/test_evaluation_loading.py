@@ -8,7 +8,7 @@ from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation import loading
 from dspy_diffusion_infill.evaluation.examples import DIMENSIONS, FEEDBACK_FIELDS, as_feedback
 from dspy_diffusion_infill.evaluation.loading import load_dataset
-from dspy_diffusion_infill.evaluation.rows import Row
+from dspy_diffusion_infill.evaluation.rows import Record
 from dspy_diffusion_infill.evaluation.templates import judge_template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -124,7 +124,7 @@ def test_hover_keeps_claims_with_three_pages(tmp_path: Path) -> None:
 def test_dev_of_feedback_collection_holds_nothing_that_recipes_train_on(
     size: int, num_train: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_rows", lambda *_: [Row({}, "f", k) for k in range(size)])
+    monkeypatch.setattr(loading, "_rows", lambda *_: [Record({}, "f", k) for k in range(size)])
     monkeypatch.setattr(loading.make, "feedback_example", lambda row: dspy.Example(k=row.number))
     train, dev = (load_dataset("feedback_collection", split=part) for part in ("train", "dev"))
     assert [row.k for row in train] == list(range(num_train))
@@ -182,9 +182,9 @@ def test_an_output_without_its_article_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.jsonl", b'{"question": 1}\n{"qu', "row 2: no JSON"),
-        ("a.jsonl", b"\n[1]\n", "row 2: must be an object, got list"),
-        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "line 2: not UTF-8"),
+        ("a.jsonl", b'{"question": 1}\n{"qu', ":2: no JSON"),
+        ("a.jsonl", b"\n[1]\n", ":2: must be a JSON object, got list"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: invalid UTF-8"),
         ("a.jsonl", b"", "holds no rows"),
         ("a.json", b'{"a": 1}', "must be a list of rows, got dict"),
         ("a.json", b"[", "no JSON"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.evaluation.rows import Row, read_rows
+from dspy_diffusion_infill.evaluation.rows import Record, read_rows
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -21,8 +21,8 @@ JSON = st.recursive(
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-def row(**values) -> Row:
-    return Row(values, "data/rows.jsonl", 7)
+def row(**values) -> Record:
+    return Record(values, "data/rows.jsonl", 7)
 
 
 @given(st.lists(st.dictionaries(TEXT, TEXT, max_size=3), min_size=1, max_size=5), st.booleans())
@@ -53,7 +53,7 @@ def test_a_number_is_in_its_range_or_an_error(value, low: float, high: float) ->
 @given(JSON)
 def test_any_value_is_of_the_kind_asked_for_or_an_error(value) -> None:
     one = row(field=value)
-    for read, kind in ((one.text, str), (one.items, list), (one.inner, Row)):
+    for read, kind in ((one.text, str), (one.items, list), (one.inner, Record)):
         try:
             found = read("field")
         except DataError as error:

@@ -159,7 +159,7 @@ def test_a_base_that_is_not_named_is_an_error(denoiser_folder):
         (r'{"text": "a\ud800", "start": 0, "end": 1}', "half of a surrogate pair"),
         ('{"text": "abc", "start": 2, "end": 2}', "0 <= start < end <= 3, got start=2, end=2"),
         ('{"text": "abc", "start": 0, "end": 9}', "got start=0, end=9"),
-        ("[]", "a probe row must be"),
+        ("[]", "must be a JSON object, got list"),
         ("{", "no JSON"),
     ],
 )

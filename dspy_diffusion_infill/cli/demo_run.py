@@ -1,10 +1,11 @@
 """The demo's steps: rows, program, scores before, search, scores after, report."""
 
-import json
 import logging
+import math
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from dspy.signatures import make_signature
 from rich.console import Console
 
 from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors
+from dspy_diffusion_infill.jsonl import objects_of
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
@@ -47,8 +49,8 @@ def bundled_rows() -> Rows:
     folder = resources.files("dspy_diffusion_infill") / "data" / "demo"
     parts = []
     for part in ("train", "valid", "heldout"):
-        text = (folder / f"{BUNDLED_TASK}_{part}.jsonl").read_text(encoding="utf-8")
-        rows = map(json.loads, text.splitlines())
+        with resources.as_file(folder / f"{BUNDLED_TASK}_{part}.jsonl") as file:
+            rows = [row for _, row in objects_of(file)]
         parts.append([dspy.Example(**row).with_inputs("text") for row in rows])
     return Rows(*parts)
 
@@ -59,13 +61,8 @@ def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows
     Raises:
         DataError: a line is no JSON object with the two fields, or there are fewer than 12 rows.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--task {path}: there is no such file")
-    examples = []
-    # As bytes: a string of JSON may hold other line breaks than the one that ends a row.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            examples.append(_example(path, number, line, input_field, output_field))
+    lines = objects_of(path)
+    examples = [_example(line.origin, row, input_field, output_field) for line, row in lines]
     if len(examples) < 12:
         raise DataError(f"{path}: at least 12 rows are needed to split them, got {len(examples)}")
     random.Random(seed).shuffle(examples)
@@ -78,20 +75,19 @@ def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows
     )
 
 
-def _example(path: Path, number: int, line: bytes, *fields: str) -> dspy.Example:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: no UTF-8: {error}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{number}: no JSON: {error}") from error
-    missing = [field for field in fields if not isinstance(row, dict) or field not in row]
-    if missing:
-        found = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise DataError(
-            f"{path}:{number}: no field {missing[0]!r} (found {found}); "
-            "name the fields with --input and --output"
-        )
+def _example(origin: str, row: Mapping[str, Any], *fields: str) -> dspy.Example:
+    for field in fields:
+        if field not in row:
+            raise DataError(
+                f"{origin}: no field {field!r} (found {sorted(row)}); "
+                "name the fields with --input and --output"
+            )
+        value = row[field]
+        is_nan = isinstance(value, float) and not math.isfinite(value)
+        if value is None or is_nan or not str(value).strip():
+            raise DataError(
+                f"{origin}: the field {field!r} is {value!r}: fill it in, or leave the row out"
+            )
     return dspy.Example({field: row[field] for field in fields}).with_inputs(fields[0])
 
 

@@ -1,12 +1,12 @@
 """Reading rows of data files, with errors that name the file, the row and the field."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
+from dspy_diffusion_infill.jsonl import objects_of, parse_json
 
 T = TypeVar("T")
 
@@ -14,7 +14,7 @@ INSTALL = "pip install 'dspy-diffusion-infill[evaluation]'"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Record:
     """One row, and where it came from.
 
     Attributes:
@@ -61,14 +61,14 @@ class Row:
         """
         return self.get(name, list, "a list")
 
-    def inner(self, name: str) -> "Row":
+    def inner(self, name: str) -> "Record":
         """A field that holds fields.
 
         Raises:
             DataError: it is missing or holds none.
         """
         values = self.get(name, dict, "an object")
-        return Row(
+        return Record(
             {f"{name}.{key}": value for key, value in values.items()}, self.source, self.number
         )
 
@@ -92,64 +92,53 @@ class Row:
         return DataError(f"{self.source}, row {self.number}: field {name!r} {problem}")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Record]:
     """The rows of a ``.jsonl``, ``.json`` (a list of objects) or ``.parquet`` file.
 
     Raises:
         DataError: the file is missing, of another kind, or not what its name says.
     """
     readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise DataError(f"{path} is no file")
-    if path.suffix not in readers:
-        raise DataError(f"{path}: the file must be {', '.join(readers)}, got {path.suffix!r}")
-    numbered = readers[path.suffix](path)
-    for number, value in numbered:
+    kind = path.suffix if path.is_file() else ".jsonl"  # a pipe has no name that says its kind
+    if kind not in readers:
+        raise DataError(f"{path}: the file must be {', '.join(readers)}, got {kind!r}")
+    records = readers[kind](path)
+    if not records:
+        raise DataError(f"{path} holds no rows")
+    return records
+
+
+def _jsonl(path: Path) -> list[Record]:
+    """Records are numbered by their lines."""
+    return [Record(value, str(path), line.number) for line, value in objects_of(path)]
+
+
+def _json(path: Path) -> list[Record]:
+    try:
+        values = parse_json(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if not isinstance(values, list):
+        raise DataError(f"{path}: must be a list of rows, got {type(values).__name__}")
+    return _numbered(values, path)
+
+
+def _numbered(values: Sequence[Any], path: Path) -> list[Record]:
+    for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
             raise DataError(f"{path}, row {number}: must be an object, got {type(value).__name__}")
-    if not numbered:
-        raise DataError(f"{path} holds no rows")
-    return [Row(value, str(path), number) for number, value in numbered]
+    return [Record(value, str(path), number) for number, value in enumerate(values, start=1)]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
-
-
-def _jsonl(path: Path) -> list[tuple[int, Any]]:
-    """Rows are numbered by their lines."""
-    values = []
-    # Not splitlines: texts may hold U+2028 and the like, which JSON does not escape.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                values.append((number, json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, row {number}: no JSON ({error})") from None
-    return values
-
-
-def _json(path: Path) -> list[tuple[int, Any]]:
-    try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: no JSON ({error})") from None
-    if not isinstance(value, list):
-        raise DataError(f"{path}: must be a list of rows, got {type(value).__name__}")
-    return list(enumerate(value, start=1))
-
-
-def _parquet(path: Path) -> list[tuple[int, Any]]:
+def _parquet(path: Path) -> list[Record]:
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import read_table
     except ImportError:
         raise MissingDependencyError(f"reading {path} needs pyarrow: {INSTALL}") from None
     try:
-        return list(enumerate(read_table(path).to_pylist(), start=1))
+        return _numbered(read_table(path).to_pylist(), path)
     except ArrowInvalid as error:
         raise DataError(f"{path}: no parquet file ({error})") from None

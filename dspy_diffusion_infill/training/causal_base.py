@@ -4,7 +4,11 @@ import torch
 from transformers import PreTrainedModel
 
 from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
-from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import CAUSAL_CLASSES, SETTINGS_FILE, Settings
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import (
+    CAUSAL_CLASSES,
+    SETTINGS_FILE,
+    Settings,
+)
 from dspy_diffusion_infill.denoisers.checkpoints.published import read_config
 
 

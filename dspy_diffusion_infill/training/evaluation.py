@@ -21,7 +21,7 @@ from dspy_diffusion_infill.training.sources import read_pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationData:
     """The figures that a recipe asks for, and the data that they are measured on.
 
     Attributes:
@@ -34,7 +34,7 @@ class Evaluation:
     windows: Sequence[ProbeRow]
     pairs: Sequence[Row]
 
-    def fitting(self, denoiser: TransformerDenoiser) -> "Evaluation":
+    def fitting(self, denoiser: TransformerDenoiser) -> "EvaluationData":
         """The same with as many held-out rows as are asked for, the first that fit the denoiser.
 
         Raises:
@@ -76,7 +76,7 @@ class Evaluation:
         return figures
 
 
-def read_evaluation(options: EvaluationOptions) -> Evaluation:
+def read_evaluation(options: EvaluationOptions) -> EvaluationData:
     """Reads what will be measured on, so that a bad file stops a run before its first step.
 
     Raises:
@@ -94,4 +94,4 @@ def read_evaluation(options: EvaluationOptions) -> Evaluation:
                 f"evaluation.held_out: {error}; set evaluation.held_out to rows of your own "
                 "(and held_out_split to null), or to null to measure none"
             ) from error
-    return Evaluation(options, windows, pairs)
+    return EvaluationData(options, windows, pairs)

@@ -22,15 +22,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
 
-from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
 from dspy_diffusion_infill.denoisers import load_denoiser
+from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
+from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import (
     ADAPTER_WEIGHTS,
     CAUSAL_CLASSES,
     SETTINGS_FILE,
     Settings,
 )
-from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.published import read_config
 from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import load_tokenizer
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser

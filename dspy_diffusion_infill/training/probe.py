@@ -12,9 +12,11 @@ and, for comparison, tokens at random places of the text at masking ratios 0.15 
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +24,7 @@ from dspy_diffusion_infill.chat_spans import render_chat, tokens_inside
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import ContextTooLongError, DataError
-from dspy_diffusion_infill.jsonl import parse_line
+from dspy_diffusion_infill.jsonl import Line, objects_of
 
 RATIOS = (0.15, 0.5)
 
@@ -86,7 +88,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TokenizedWindow:
     """A probe row's tokens.
 
     Attributes:
@@ -116,13 +118,7 @@ def read_probe_rows(path: str | Path, *, limit: int | None = None) -> list[Probe
     Raises:
         DataError: a missing file or field, a span outside the text, no row at all.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist")
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip() and (limit is None or len(rows) < limit):
-            rows.append(_probe_row(line, f"{path}:{number}"))
+    rows = [_probe_row(line, record) for line, record in islice(objects_of(path), limit)]
     if not rows:
         raise DataError(f"{path} holds no probe row")
     return rows
@@ -130,7 +126,7 @@ def read_probe_rows(path: str | Path, *, limit: int | None = None) -> list[Probe
 
 def tokenize_windows(
     denoiser: TransformerDenoiser, rows: Sequence[ProbeRow], *, start: str | None = None
-) -> list[Window]:
+) -> list[TokenizedWindow]:
     """The tokens of each row, rendered as one user turn.
 
     Args:
@@ -177,7 +173,7 @@ def probe(
 
 
 @torch.no_grad()
-def causal_probe(model: torch.nn.Module, windows: Sequence[Window]) -> Score:
+def causal_probe(model: torch.nn.Module, windows: Sequence[TokenizedWindow]) -> Score:
     """The same windows under a causal LM: each token given all true tokens before it, none after.
 
     The first token of a text with nothing before it has no score, and is left out.
@@ -199,17 +195,13 @@ def causal_probe(model: torch.nn.Module, windows: Sequence[Window]) -> Score:
     return _score(by_row)
 
 
-def _probe_row(line: bytes, origin: str) -> ProbeRow:
-    try:
-        record = parse_line(line)
-    except DataError as error:
-        raise DataError(f"{origin}: {error}") from error
-    fields = record if isinstance(record, dict) else {}
-    text, start, end = (fields.get(name) for name in ("text", "start", "end"))
+def _probe_row(line: Line, record: Mapping[str, Any]) -> ProbeRow:
+    origin = line.origin
+    text, start, end = (record.get(name) for name in ("text", "start", "end"))
     if not isinstance(text, str) or type(start) is not int or type(end) is not int:
         raise DataError(
             f'{origin}: a probe row must be {{"text": text, "start": whole number, "end": whole '
-            f"number}}, got {' '.join(line.decode('utf-8').split())[:120]}"
+            f"number}}, got {' '.join(line.content.decode('utf-8').split())[:120]}"
         )
     if not 0 <= start < end <= len(text):
         raise DataError(
@@ -219,7 +211,9 @@ def _probe_row(line: bytes, origin: str) -> ProbeRow:
     return ProbeRow(text, start, end)
 
 
-def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: str | None) -> Window:
+def _window(
+    denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: str | None
+) -> TokenizedWindow:
     if start is None:
         chat = render_chat(denoiser, [("user", row.text)])
         text, at = chat.text, chat.spans[0].start - (len(row.text) - len(row.text.lstrip()))
@@ -239,10 +233,10 @@ def _window(denoiser: TransformerDenoiser, row: ProbeRow, number: int, start: st
             f"{row.text[row.start : row.end]!r}"
         )
     content = tokens_inside(encoding.offsets, at, at + len(row.text))
-    return Window(encoding.input_ids, tuple(span), tuple(content))
+    return TokenizedWindow(encoding.input_ids, tuple(span), tuple(content))
 
 
-def _passes(window: Window, number: int, mask_id: int, seed: int) -> Iterator[_Pass]:
+def _passes(window: TokenizedWindow, number: int, mask_id: int, seed: int) -> Iterator[_Pass]:
     ids = window.input_ids
 
     def masked(places: Sequence[int]) -> tuple[int, ...]:

@@ -17,6 +17,13 @@ from dspy_diffusion_infill.training.callbacks import (
     Figures,
     Progress,
 )
+from dspy_diffusion_infill.training.dataset import Collator, MaskedSequences
+from dspy_diffusion_infill.training.evaluation import EvaluationData, read_evaluation
+from dspy_diffusion_infill.training.masking import draw_mask
+from dspy_diffusion_infill.training.mixture import Mixture, Pool, make_pools, read_sources
+from dspy_diffusion_infill.training.model import Trainable, has_accelerator, load_trainable
+from dspy_diffusion_infill.training.options import OptimizerOptions, Recipe, Stage
+from dspy_diffusion_infill.training.output import write_output
 from dspy_diffusion_infill.training.run_folder import (
     begin,
     check_data,
@@ -26,13 +33,6 @@ from dspy_diffusion_infill.training.run_folder import (
     stage_folder,
     step_of,
 )
-from dspy_diffusion_infill.training.dataset import Collator, MaskedSequences
-from dspy_diffusion_infill.training.evaluation import Evaluation, read_evaluation
-from dspy_diffusion_infill.training.masking import draw_mask
-from dspy_diffusion_infill.training.mixture import Mixture, Pool, make_pools, read_sources
-from dspy_diffusion_infill.training.model import Trainable, has_accelerator, load_trainable
-from dspy_diffusion_infill.training.options import OptimizerOptions, Recipe, Stage
-from dspy_diffusion_infill.training.output import write_output
 from dspy_diffusion_infill.training.trainer import DiffusionTrainer
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -168,7 +168,7 @@ def run_stage(
     plan: Plan,
     pools: tuple[Pool, ...],
     model: Trainable,
-    evaluation: Evaluation,
+    evaluation: EvaluationData,
     show: Callable[[str], None],
 ) -> Path:
     """Runs one stage from its latest checkpoint, or from the start; returns its last checkpoint."""
@@ -194,7 +194,7 @@ def build_trainer(
     pools: tuple[Pool, ...],
     model: Trainable,
     show: Callable[[str], None],
-    evaluation: Evaluation | None = None,
+    evaluation: EvaluationData | None = None,
 ) -> DiffusionTrainer:
     """The Trainer of a stage: data, loss, optimizer numbers and callbacks."""
     checkpoint, stage = model.checkpoint, plan.stage
@@ -220,7 +220,7 @@ def build_trainer(
 
 
 def measure(
-    evaluation: Evaluation, model: Trainable, trainer: DiffusionTrainer, *, seed: int
+    evaluation: EvaluationData, model: Trainable, trainer: DiffusionTrainer, *, seed: int
 ) -> Figures:
     """The figures of the model as it is, in the precision that it is trained in."""
     with trainer.clock_stopped(), trainer.autocast_smart_context_manager():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
-from dspy_diffusion_infill.jsonl import parse_line
+from dspy_diffusion_infill.jsonl import lines_of
 from dspy_diffusion_infill.training.options import SourceOptions
 from dspy_diffusion_infill.training.rows import Group, Row, pair
 
@@ -152,12 +152,10 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(origin, reader) of each line that is not blank."""
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path} does not exist; for a data set of the hub, name its split too")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path}:{number}", lambda line=line: parse_line(line)
+    for line in lines_of(path):
+        yield line.origin, line.parse
 
 
 def _hub(options: SourceOptions) -> Iterator[tuple[str, Callable[[], Any]]]:
