@@ -14,6 +14,8 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.programs import signature_with
+from dspy_diffusion_infill.shortening import shorter, size_of
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import Window
 
@@ -27,7 +29,7 @@ _SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are sh
 
 @dataclass(frozen=True, slots=True)
 class WorkedExample:
-    """What a predictor was given and should have answered."""
+    """The inputs of a predictor and the outputs that it should have given."""
 
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
@@ -64,7 +66,7 @@ def render_messages(
     The other examples stand before it as demos. The last message is the assistant's: the gold
     response of the last example.
     """
-    signature = slot.signature.with_instructions(instructions)
+    signature = signature_with(slot.signature, instructions)
     demos = [dict(demo) for demo in slot.demos] + [example.as_demo() for example in examples[:-1]]
     last = examples[-1]
     messages = slot.adapter.format(signature, demos, dict(last.inputs))
@@ -142,25 +144,25 @@ def ever_smaller(slot: Slot) -> Iterator[tuple[Slot, str]]:
 def shorten_longest_value(
     examples: Sequence[WorkedExample], *, keep: int
 ) -> list[WorkedExample] | None:
-    """Halves the longest text value of the examples, but never below ``keep`` characters.
+    """Halves the longest value of the examples, as ``shortening.shorter`` does it.
 
-    The " …" at its end is counted. None where nothing is longer.
+    None where nothing can be made shorter.
     """
     places = [
-        (len(value), number, part, name)
+        (size_of(value), number, part, name)
         for number, example in enumerate(examples)
         for part in ("inputs", "outputs")
         for name, value in getattr(example, part).items()
-        if isinstance(value, str)
     ]
-    if not places or max(places)[0] <= keep:
-        return None
-    length, number, part, name = max(places)
-    values = dict(getattr(examples[number], part))
-    values[name] = values[name][: max(keep, length // 2) - 2].rstrip() + " …"
-    shortened = list(examples)
-    shortened[number] = replace(examples[number], **{part: values})
-    return shortened
+    for size, number, part, name in sorted(places, reverse=True):
+        if size <= keep:
+            return None
+        values = dict(getattr(examples[number], part))
+        if (value := shorter(values[name], keep=keep)) is not None:
+            shortened = list(examples)
+            shortened[number] = replace(examples[number], **{part: {**values, name: value}})
+            return shortened
+    return None
 
 
 def _plain(message: Mapping[str, Any]) -> Message:

@@ -43,11 +43,12 @@ def protected_spans(
         agent_text: generated text, from ``generated_text``.
     """
     names = "|".join(sorted(map(re.escape, signature.fields), key=len, reverse=True))
-    patterns = [PLACEHOLDER, FIELD_MARKER, re.compile(rf"(?<!\w)`?(?:{names})`?(?!\w)")]
+    patterns = [FIELD_MARKER, re.compile(rf"(?<!\w)`?(?:{names})`?(?!\w)")]
     patterns += [re.compile(re.escape(p)) if isinstance(p, str) else p for p in protect if p]
     patterns += [re.compile(re.escape(text)) for text in agent_text if text]
     spans = [match.span() for pattern in patterns for match in pattern.finditer(instructions)]
-    return merge_spans([*spans, *_template_frame(instructions)])
+    frame = _template_frame(instructions, signature)
+    return merge_spans([*spans, *_brace_spans(instructions), *frame])
 
 
 def generated_text(program: dspy.Module) -> dict[str, list[str]]:
@@ -82,11 +83,28 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def _template_frame(instructions: str) -> list[Span]:
-    """The lines of a template that hold a placeholder, and an answer marker that ends it."""
+def _brace_spans(text: str) -> list[Span]:
+    """Braces with what they hold, as far as that is in one line; others alone."""
+    spans: list[Span] = []
+    opened: list[int] = []
+    for position, character in enumerate(text):
+        if character == "{":
+            opened.append(position)
+            spans.append((position, position + 1))
+        elif character == "}":
+            spans.append((position, position + 1))
+            if opened and "\n" not in text[(start := opened.pop()) : position]:
+                spans.append((start, position + 1))
+    return spans
+
+
+def _template_frame(instructions: str, signature: type[dspy.Signature]) -> list[Span]:
+    """The lines of a template that hold an input's placeholder, and an answer cue after them."""
+    names = "|".join(map(re.escape, signature.input_fields)) or r"(?!)"
+    placeholder = re.compile(rf"\{{(?:{names})\}}")
     spans, position, holds_placeholder = [], 0, False
     for line in instructions.splitlines(keepends=True):
-        if PLACEHOLDER.search(line):
+        if placeholder.search(line):
             holds_placeholder = True
             spans.append((position, position + len(line)))
         elif holds_placeholder and line.rstrip().endswith(":"):

@@ -1,7 +1,6 @@
 """What a person reads after a search: a coloured diff, the scores, what it took."""
 
 import difflib
-import re
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -10,14 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dspy_diffusion_infill.optimizer.results import DetailedResults
-
-# A word with the white space before it, so that words in a row change as one piece.
-_TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+$")
+from dspy_diffusion_infill.words import TOKEN
 
 
 def diff(before: str, after: str) -> Text:
     """The new text with what was taken out struck through in red and what was put in green."""
-    old, new = _TOKENS.findall(before), _TOKENS.findall(after)
+    old, new = TOKEN.findall(before), TOKEN.findall(after)
     text = Text()
     for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag == "equal":

@@ -30,6 +30,8 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 from pydantic.fields import FieldInfo
 
+from dspy_diffusion_infill.words import find_phrase
+
 NOT_SUPPLIED = "Not supplied for this particular example."
 """What stands in a worked example for a field that it lacks (DSPy's own words)."""
 
@@ -293,12 +295,11 @@ def first_label(text: str, labels: Sequence[Any]) -> Any:
     Raises:
         ValueError: no label is named.
     """
-    hits = []
-    for number, label in enumerate(labels):
-        words = r"\s+".join(map(re.escape, str(label).split()))
-        bounded = rf"(?<!\w)(?<!\d[.,])(?:{words})(?!\w)(?![.,]\d)"
-        if words and (found := re.search(bounded, text, re.IGNORECASE)):
-            hits.append((found.start(), -len(found[0]), found[0] != str(label), number))
+    hits = [
+        (found.start(), -len(found[0]), found[0] != text_of, number)
+        for number, label in enumerate(labels)
+        if (found := find_phrase(text_of := str(label), text))
+    ]
     if not hits:
         raise ValueError(f"{text!r} names none of {[str(label) for label in labels]}.")
     return labels[min(hits)[-1]]

@@ -155,23 +155,6 @@ class Prefix:
         return [Window((Piece(0, end, self.mask),))]
 
 
-@dataclass(frozen=True, slots=True)
-class MarkedSpans:
-    """The places that ``[[infill:32]]`` marks, filled all at once (paper, appendix J.2).
-
-    The optimizer takes the marks out before the search (``take_marks``) and keeps their places as
-    the window.
-    """
-
-    window: Window
-
-    def windows(
-        self, instructions: str, offsets: Sequence[Span], protected: Sequence[Span]
-    ) -> list[Window]:
-        """The marked window, whatever is protected elsewhere."""
-        return [self.window]
-
-
 def take_marks(instructions: str) -> tuple[str, Window | None]:
     """Takes ``[[infill:n]]`` marks out of a text.
 

@@ -65,8 +65,8 @@ def test_pairs_lose_demos_before_characters_and_never_instructions(caplog):
 
 
 def test_all_instructions_are_scored_on_the_same_examples(caplog):
-    """A list is not shortened, so the second example cannot be made to fit."""
-    endless = WorkedExample({"text": ["word"] * 300}, {"colour": "red"})
+    """A tuple loses no items, so the second example cannot be made to fit."""
+    endless = WorkedExample({"text": ("word",) * 300}, {"colour": "red"})
     place = slot(example(10, "one"), endless, example(20, "three"))
     guided, denoiser = guide(150)
     found = guided.log_likelihoods(place, [TASK, TASK + " and say it"])

@@ -1,6 +1,10 @@
+import datetime
+import enum
 import logging
+from dataclasses import dataclass
 
 import dspy
+import pydantic
 import pytest
 from doubles import WordDenoiser, rule_lm
 from hypothesis import given
@@ -167,3 +171,97 @@ def test_a_row_without_a_label_is_refused_before_any_call():
     ):
         optimizer.compile(student, rows)
     assert engine.prompts == []
+
+
+# Typed values and other scripts
+
+
+class Colour(enum.Enum):
+    RED = "rot"
+    ONE = 1
+
+
+class Place(pydantic.BaseModel):
+    city: str
+    rooms: float = 1
+    tags: list[str] = []
+
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+SAME_VALUES = {
+    "enum by value": ("rot", Colour.RED),
+    "enum by name": ("RED", Colour.RED),
+    "enum of a number": (1, Colour.ONE),
+    "enum and enum": (Colour.RED, Colour.RED),
+    "model": ({"city": "Rome", "rooms": 1}, Place(city="rome.")),
+    "model without its defaults": ({"city": "Rome"}, Place(city="Rome")),
+    "models": (Place(city="Rome"), Place(city="Rome", rooms=1.0)),
+    "model as JSON": ('{"city": "Rome", "rooms": 2}', Place(city="Rome", rooms=2)),
+    "dataclass": ({"x": 1, "y": 0}, Point(1.0)),
+    "numbers in lists": ([1, 2], [1.0, 2.0]),
+    "a tuple": ([1, 2], (1, 2)),
+    "texts in lists": (["The cat", "dog."], ["cat", "Dog"]),
+    "lists in lists": ([[1], ["a", 2]], [[1.0], ["A", "2"]]),
+    "a list as in a table": ("A, C", ["A", "C"]),
+    "a list as JSON": ('["A", "C"]', ["A", "C"]),
+    "dicts": ({"a": 1, "b": ["x"]}, {"b": ["X."], "a": 1.0}),
+    "keys that are numbers": ({"1": "a"}, {1: "a"}),
+    "sets": ({"a", "b"}, {"B", "A"}),
+    "a list and a set": (["b", "a"], {"a", "b"}),
+    "a date": ("2024-01-02", datetime.date(2024, 1, 2)),
+    "a bool": ("true", True),
+    "None": (None, None),
+}
+OTHER_VALUES = {
+    "another member": ("RED", Colour.ONE),
+    "another city": ({"city": "Rome"}, Place(city="Oslo")),
+    "a field that is no default": ({"city": "Rome"}, Place(city="Rome", rooms=2)),
+    "a list that lacks an option": (["A", "C"], ["C"]),
+    "options in a text": ("A, C", "C"),
+    "an option more": ("C", "A, C"),
+    "another order": ([1, 2], [2, 1]),
+    "an item twice": ({"a", "b"}, ["a", "a"]),
+    "a dict with another key": ({"a": 1}, {"b": 1}),
+    "a list for a text": ("A, C", ["C"]),
+    "a mapping for a list": ([1], {"a": 1}),
+    "None for a list": ([1], None),
+    "a bool": ("false", True),
+}
+
+
+@pytest.mark.parametrize("name", SAME_VALUES)
+def test_typed_values_are_the_same_by_element(name):
+    gold, answer = SAME_VALUES[name]
+    assert is_same(gold, answer) and is_same(answer, gold)
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_typed_values_that_differ_are_not_the_same(name):
+    gold, answer = OTHER_VALUES[name]
+    assert not is_same(gold, answer) and not is_same(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("好评", "好评。"),
+        ("東京", "「東京」"),
+        ("अच्छा", "अच्छा।"),
+        ("نعم", "نعم؟"),
+        ("ya", "¡Ya!"),
+    ],
+)
+def test_punctuation_of_all_scripts_is_none_of_the_answer(gold, answer):
+    assert is_same(gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"), [("นี้", "นา"), ("கி", "கு"), ("हाँ", "हो"), ("好评", "差评")]
+)
+def test_words_that_differ_in_their_vowel_signs_are_not_the_same(gold, answer):
+    assert not is_same(gold, answer)

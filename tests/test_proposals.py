@@ -6,7 +6,7 @@ from dspy_diffusion_infill.infiller.proposals import (
     ProposalFilter,
     adds_some_labels,
     copies_example,
-    find_labels,
+    is_degenerate,
 )
 from dspy_diffusion_infill.windows import Piece, Window
 
@@ -76,12 +76,6 @@ def test_a_proposal_is_let_through_once_and_every_drop_is_counted():
     assert keeper.counts == {"proposed": 3, "duplicate": 1, "partial_labels": 1}
 
 
-def test_labels_are_short_values_that_repeat():
-    assert list(find_labels(EXAMPLES).values()) == [("negative", "positive")]
-    free = [WorkedExample({}, {"answer": str(k)}) for k in range(8)]
-    assert find_labels(free) == {}
-
-
 def test_labels_that_were_there_before_may_stay_alone():
     labels = (("negative", "positive"),)
     assert not adds_some_labels("say negative now", "is it negative?", labels)
@@ -99,3 +93,52 @@ def test_words_that_the_old_text_already_took_from_an_example_may_stay():
     rows = [WorkedExample({"text": "the staff were so kind to us"}, {"label": "positive"})]
     assert copies_example("say the staff were so kind", "judge it", rows, ())
     assert not copies_example("the staff were so kind", "the staff were so kind, or?", rows, ())
+
+
+def test_copies_inside_of_lists_and_models_are_copies():
+    nested = [WorkedExample({"pages": [{"text": "the old mill by the river"}]}, {"answer": "x"})]
+    assert copies_example("see the old mill by", "", nested, ())
+    assert not copies_example("see the new mill by", "", nested, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "copy", "other"),
+    [
+        ("今天的天气真是非常好", "请看今天的天气真是非常", "请看明天的天气"),
+        ("この映画はとても面白かった", "「この映画はとても面白", "この本は"),
+        ("இந்த படம் மிகவும் நன்றாக இருந்தது", "சொல் இந்த படம் மிகவும் நன்றாக", "இந்த படம் நன்று"),
+    ],
+)
+def test_copies_are_found_in_any_script(value, copy, other):
+    examples = [WorkedExample({"text": value}, {"label": "x"})]
+    assert copies_example(copy, "", examples, ())
+    assert not copies_example(other, "", examples, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_bad"),
+    [
+        ("请看看这个", False),
+        ("好好好评", True),
+        ("评价评价", True),
+        ("慢慢来", False),
+        ("。！", True),
+    ],
+)
+def test_stutters_in_a_script_without_spaces(text, is_bad):
+    window = Window((Piece(0, 0, 4),))
+    assert is_degenerate(Proposal("p", window, (text,), text, 0.5), "") == is_bad
+
+
+def test_adding_some_labels_is_found_in_any_script():
+    labels = (("好评", "差评"),)
+    assert adds_some_labels("说好评", "分类", labels)
+    assert not adds_some_labels("说好评或差评", "分类", labels)
+
+
+def test_a_proposal_that_would_lose_the_indentation_of_its_lines_is_dropped():
+    old = "Sort it.\nnow:\n    - fruit\n    - tools"
+    window = Window((Piece(8, 13, 1),))
+    proposal = Proposal("p", window, (" well",), window.splice(old, [" well"]), 0.5)
+    assert proposal.instructions == "Sort it. well\n    - fruit\n    - tools"
+    assert ProposalFilter.over(()).reason_against(proposal, old) == "degenerate"

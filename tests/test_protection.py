@@ -27,7 +27,7 @@ def lookup(city: str) -> str:
 
 def test_placeholders_field_names_and_field_markers_are_protected():
     text = "Read the essay and give a score. [[ ## score ## ]] is the field {anything}."
-    assert free_text(text) == ""  # a line with a placeholder is a template's frame
+    assert free_text(text) == "Read the  and give a .  is the field ."
     assert "essay" not in free_text("Read the essay with care")
     assert "essays" in free_text("Read the essays with care")
     assert "[[ ##" not in free_text("Begin with [[ ## score ## ]] and stop")
@@ -106,3 +106,23 @@ def test_agent_text_leaves_only_the_users_part_free():
 )
 def test_spans_that_touch_are_joined(spans, merged):
     assert merge_spans(spans) == merged
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        (r"Put the final answer in \boxed{}, please.", r"Put the final answer in \boxed, please."),
+        ('Reply as {"kind": "..."} and say it.', "Reply as  and say it."),
+        ('Reply as {"a": {"b": [1]}} now.', "Reply as  now."),
+        ("Use {unknown} and {x:.2f} here.", "Use  and  here."),
+        ("Write p { color: red } once.", "Write p  once."),
+        ("Say { here\nand } there.", "Say  here\nand  there."),
+    ],
+)
+def test_braces_protect_themselves_and_not_their_line(text, free):
+    assert free_text(text) == free
+
+
+def test_the_line_of_a_real_placeholder_is_a_templates_frame():
+    text = 'Rate it as {"a": 1}.\n\nText: {essay} and {"b": 2}\nScore:\nBe kind.'
+    assert free_text(text) == "Rate it as .\n\n" + "Be kind."

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors
 from dspy_diffusion_infill.jsonl import objects_of
+from dspy_diffusion_infill.labels import are_labels
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
@@ -30,7 +31,6 @@ NUM_TRAIN, NUM_VALID = 16, 32
 BUNDLED_TASK = "sentiment"
 BUNDLED_FIELDS = ("text", "label")
 BUNDLED_INSTRUCTIONS = "Classify the review."
-_MAX_LABELS = 12
 _FIRST_RUNS = 8  # made before all others: an LM that answers none of them ends the demo
 _RESERVED = ("config", "demos", "lm", "self", "signature")  # arguments of dspy.Predict
 
@@ -171,10 +171,9 @@ def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
     Raises:
         ValueError: DSPy does not take one of the names as a field.
     """
-    values = [str(row[options.output_field]) for row in rows.train + rows.valid + rows.heldout]
-    labels = sorted(set(values))
-    are_labels = len(labels) <= min(_MAX_LABELS, len(values) // 2)
-    kind: Any = Literal[tuple(labels)] if are_labels else str
+    all_rows = rows.train + rows.valid + rows.heldout
+    values = Counter(str(row[options.output_field]) for row in all_rows)
+    kind: Any = Literal[tuple(sorted(values))] if are_labels(values) else str
     fields = {
         options.input_field: (str, dspy.InputField()),
         options.output_field: (kind, dspy.OutputField()),

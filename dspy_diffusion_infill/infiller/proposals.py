@@ -1,23 +1,27 @@
 """Proposals, and the checks that drop the worthless ones before any LM call."""
 
+import inspect
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dspy_diffusion_infill.contexts import WorkedExample
+from dspy_diffusion_infill.labels import Labels, find_labels
+from dspy_diffusion_infill.shortening import leaves_of
 from dspy_diffusion_infill.windows import Window
+from dspy_diffusion_infill.words import (
+    WORD,
+    WORD_OR_DECIMAL,
+    folded,
+    is_character,
+    phrases_of,
+)
 
 Reason = Literal[
     "unchanged", "duplicate", "degenerate", "copies_example", "partial_labels", "new_placeholder"
 ]
-
-_WORD = re.compile(r"\w+")
-_WORD_OR_DECIMAL = re.compile(r"\d+\.\d+|\w+")
-_MAX_LABELS = 12
-
-Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +43,6 @@ class Proposal:
     confidence: float
 
 
-def find_labels(examples: Sequence[WorkedExample]) -> dict[str, Labels]:
-    """The output fields whose values look like labels: at most 12 short ones that repeat."""
-    labels: dict[str, Labels] = {}
-    for name in sorted({name for example in examples for name in example.outputs}):
-        values = Counter(
-            str(example.outputs[name]) for example in examples if name in example.outputs
-        )
-        repeats = len(values) <= min(_MAX_LABELS, sum(values.values()) / 2)
-        if repeats and all(0 < len(value) <= 40 for value in values):
-            labels[name] = tuple(sorted(values))
-    return labels
-
-
 @dataclass(slots=True)
 class ProposalFilter:
     """Drops proposals and counts each reason; remembers what it has let through.
@@ -71,7 +62,7 @@ class ProposalFilter:
     @classmethod
     def over(cls, examples: Sequence[WorkedExample]) -> "ProposalFilter":
         """A filter over a predictor's examples that has seen nothing yet."""
-        labels = tuple(find_labels(examples).values())
+        labels = tuple(find_labels([example.outputs for example in examples]).values())
         return cls(tuple(examples), labels, Counter(), set())
 
     def keep(self, proposals: Sequence[Proposal], old: str) -> list[Proposal]:
@@ -82,22 +73,22 @@ class ProposalFilter:
             if reason := self.reason_against(proposal, old):
                 self.counts[reason] += 1
                 continue
-            self.seen.add((proposal.predictor, _folded(proposal.instructions)))
+            self.seen.add((proposal.predictor, folded(proposal.instructions)))
             kept.append(proposal)
         return kept
 
     def forget(self, proposal: Proposal) -> None:
         """Lets a proposal pass again that was let through and then not tried."""
-        self.seen.discard((proposal.predictor, _folded(proposal.instructions)))
+        self.seen.discard((proposal.predictor, folded(proposal.instructions)))
 
     def reason_against(self, proposal: Proposal, old: str) -> Reason | None:
         """Why a proposal is worthless; None where nothing speaks against it."""
         inserted = " ".join(proposal.fills)
-        if _folded(proposal.instructions) == _folded(old):
+        if folded(proposal.instructions) == folded(old):
             return "unchanged"
-        if (proposal.predictor, _folded(proposal.instructions)) in self.seen:
+        if (proposal.predictor, folded(proposal.instructions)) in self.seen:
             return "duplicate"
-        if is_degenerate(proposal, old):
+        if is_degenerate(proposal, old) or not keeps_its_lines(proposal.instructions, old):
             return "degenerate"
         if re.search(r"\{[^{}\n]*\}|\[\[ ?##|\[\[infill", inserted):
             return "new_placeholder"
@@ -112,13 +103,22 @@ def is_degenerate(proposal: Proposal, old: str) -> bool:
     """Empty, broken characters, only punctuation, a word thrice in a row, or a stuttered phrase."""
     text = proposal.instructions
     inserted = "".join(proposal.fills)
-    if not inserted.strip() or "\ufffd" in inserted or not _WORD.search(inserted):
+    if not inserted.strip() or "\ufffd" in inserted or not WORD.search(inserted):
         return True
     # A decimal is one word: "Score 2: 2.5" does not say 2 twice.
-    words, before = (_WORD_OR_DECIMAL.findall(t.lower()) for t in (text, old))
+    words, before = (WORD_OR_DECIMAL.findall(t.lower()) for t in (text, old))
     if _has_run(words, length=3) and not _has_run(before, length=3):
         return True
     return _num_stutters(words) > _num_stutters(before)
+
+
+def keeps_its_lines(text: str, old: str) -> bool:
+    """Whether the text stays the same when DSPy saves and loads it, if the old one does.
+
+    DSPy reads instructions through ``inspect.cleandoc``: it takes away the indentation that all
+    lines but the first share, which may be text outside of the window.
+    """
+    return inspect.cleandoc(text) == text or inspect.cleandoc(old) != old
 
 
 def copies_example(
@@ -128,11 +128,11 @@ def copies_example(
 
     Or four words in a row of one.
     """
-    known = {_folded(label) for group in labels for label in group}
+    known = {folded(label) for group in labels for label in group}
     new_text, old_text = _padded(inserted), _padded(old)
-    grams = _grams(inserted) - _grams(old)
+    phrases = phrases_of(inserted) - phrases_of(old)
     for value in (str(v) for example in examples for v in _values(example)):
-        short = _folded(value)
+        short = folded(value)
         if (
             len(short) >= 3
             and short not in known
@@ -140,7 +140,7 @@ def copies_example(
             and f" {short} " not in old_text
         ):
             return True
-        if grams & _grams(value):
+        if phrases & phrases_of(value):
             return True
     return False
 
@@ -149,35 +149,26 @@ def adds_some_labels(new: str, old: str, labels: Sequence[Labels]) -> bool:
     """Whether a text names labels of a field that the old one did not, and yet not all of them."""
     new_text, old_text = _padded(new), _padded(old)
     for group in labels:
-        present = {label for label in group if f" {_folded(label)} " in new_text}
-        before = {label for label in group if f" {_folded(label)} " in old_text}
+        present = {label for label in group if f" {folded(label)} " in new_text}
+        before = {label for label in group if f" {folded(label)} " in old_text}
         if present - before and present != set(group):
             return True
     return False
 
 
 def _values(example: WorkedExample) -> list[object]:
-    mappings: tuple[Mapping[str, object], ...] = (example.inputs, example.outputs)
+    """Every text and number of an example, those inside of lists, dicts and models too."""
     return [
-        value
-        for mapping in mappings
-        for value in mapping.values()
-        if isinstance(value, str | int | float)
+        leaf
+        for part in (example.inputs, example.outputs)
+        for value in part.values()
+        for leaf in leaves_of(value)
+        if isinstance(leaf, str | int | float)
     ]
 
 
-def _grams(text: str) -> set[tuple[str, ...]]:
-    """Every four words in a row."""
-    words = _WORD.findall(text.lower())
-    return {tuple(words[k : k + 4]) for k in range(len(words) - 3)}
-
-
-def _folded(text: str) -> str:
-    return " ".join(_WORD.findall(text.lower())) if _WORD.search(text) else text.strip()
-
-
 def _padded(text: str) -> str:
-    return f" {_folded(text)} "
+    return f" {folded(text)} "
 
 
 def _has_run(words: Sequence[str], *, length: int) -> bool:
@@ -185,9 +176,13 @@ def _has_run(words: Sequence[str], *, length: int) -> bool:
 
 
 def _num_stutters(words: Sequence[str]) -> int:
-    """How often one to four words stand twice in a row ("of the of the")."""
+    """How often one to four words stand twice in a row ("of the of the").
+
+    A single character of a script without spaces may: it is doubled in many words.
+    """
     return sum(
         list(words[k : k + n]) == list(words[k + n : k + 2 * n])
+        and not (n == 1 and is_character(words[k]))
         for n in range(1, 5)
         for k in range(len(words) - 2 * n + 1)
     )
