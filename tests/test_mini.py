@@ -383,7 +383,7 @@ def test_each_masking_of_a_stage_has_an_optimizer_and_a_schedule_of_its_own(monk
         return step(model, optimizers, x0, masking, generator)
 
     monkeypatch.setattr(training, "_step", watched)
-    scale = replace(TINY, stage_tokens=60 * TINY.batch_tokens, batch_tokens=128)
+    scale = replace(TINY, stage_tokens=192 * 128, batch_tokens=128)
     seen, _ = world.split(generator())
     training.fine_tune(training.new_model(scale, 0), seen, "FS+RO", scale=scale, seed=0, log=False)
     assert optimizers_of["FS"] is not optimizers_of["RO"]

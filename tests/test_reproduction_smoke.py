@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedded_pair import needs_embedded_pair
+from embedded_pair import loaded_once, needs_embedded_pair
 
+from dspy_diffusion_infill.reproduction import models
 from dspy_diffusion_infill.reproduction.experiment import Experiment, selected
 from dspy_diffusion_infill.reproduction.experiment_files import load_experiments, load_models
 from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
@@ -25,8 +26,19 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def one_denoiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "load_denoiser", loaded_once)
+
+
 def smallest(
-    table: str, keep: Mapping[str, Sequence[str]], *, rows: int, metric_calls: int, **changes: Any
+    table: str,
+    keep: Mapping[str, Sequence[str]],
+    *,
+    rows: int,
+    shots: int | None = None,
+    metric_calls: int,
+    **changes: Any,
 ) -> Experiment:
     """A smoke experiment with some of its conditions, few rows and a short search."""
     experiment = load_experiments(table, scale="smoke")[-1]
@@ -34,6 +46,7 @@ def smallest(
         experiment,
         conditions=tuple(selected(experiment.conditions, keep)),
         test=replace(experiment.test, num=rows),
+        shots=replace(experiment.shots, num=shots or experiment.shots.num),
         search=replace(experiment.search, proposals=1, max_metric_calls=metric_calls),
         **changes,
     )
@@ -69,7 +82,7 @@ def check(table: Table, *, rows: int) -> None:
 
 def test_a_judge_infills_its_prompt_and_is_measured(tmp_path: Path) -> None:
     keep = {"Model": ["LLaDA"], "Prompt": ["G-Eval", "C-gen Infill"]}
-    table = run_twice(smallest("table2", keep, rows=2, metric_calls=4), tmp_path)
+    table = run_twice(smallest("table2", keep, rows=2, shots=1, metric_calls=2), tmp_path)
     check(table, rows=2)
     assert "Verdicts: " in table.markdown()
 
@@ -85,8 +98,9 @@ def test_gsm8k_is_answered_by_a_diffusion_lm_with_and_without_a_prefix(tmp_path:
 
 
 def test_hover_searches_reads_and_labels(tmp_path: Path) -> None:
-    table = run_twice(smallest("table7", {}, rows=2, metric_calls=4), tmp_path)
-    check(table, rows=2)
+    few = {"rows": 1, "shots": 1, "metric_calls": 2, "pages_per_hop": 1}
+    table = run_twice(smallest("table7", {}, **few), tmp_path)
+    check(table, rows=1)
     (row,) = table.rows
     assert row.ours["recall"].mean is not None and 0 <= row.ours["recall"].mean <= 1
 

@@ -10,8 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from embedded_pair import needs_embedded_pair
+from embedded_pair import loaded_once, needs_embedded_pair
 from loopback import Loopback, loopback, prompt_of
+from typer.testing import CliRunner
+
+from dspy_diffusion_infill.cli import app as cli
+from dspy_diffusion_infill.reproduction import models
 
 SUMMEVAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "summeval_dev"
 FILES = ("table2.md", "table2.csv", "table2_prompts.md")
@@ -25,18 +29,24 @@ def verdict(number: int, body: dict) -> str:
     return f"It is so. [RESULT] {1 + digest % 9 / 2}"
 
 
+def command(output: Path, url: str) -> list[str]:
+    """What a user would type, with the LM of the loopback server."""
+    options = ["--scale", "smoke", "--data", str(SUMMEVAL), "--output", str(output)]
+    return ["reproduce", "table2", *options, "--lm", "openai/loopback", "--api-base", url]
+
+
 def start(output: Path, url: str) -> subprocess.Popen:
-    """The command as a user would give it, with the LM of the loopback server."""
-    command = [sys.executable, "-c", "from dspy_diffusion_infill.cli import main; main()"]
-    command += ["reproduce", "table2", "--scale", "smoke", "--data", str(SUMMEVAL)]
-    command += ["--output", str(output), "--lm", "openai/loopback", "--api-base", url]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The command in a process that a test can kill."""
+    program = [sys.executable, "-c", "from dspy_diffusion_infill.cli import main; main()"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*program, *command(output, url)], **pipes, text=True)
 
 
-def finish(process: subprocess.Popen) -> str:
-    said, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
-    return said
+def finish(output: Path, url: str) -> str:
+    """The command in this process, where the denoiser is loaded once."""
+    result = CliRunner().invoke(cli.app, command(output, url))
+    assert result.exit_code == 0, result.exception
+    return result.output
 
 
 def killed_at(num_calls: int, output: Path) -> Loopback:
@@ -66,10 +76,11 @@ def killed_at(num_calls: int, output: Path) -> Loopback:
 @needs_embedded_pair
 @pytest.mark.skipif(not SUMMEVAL.is_dir(), reason="needs the shared rows of SummEval")
 def test_table_2_killed_half_way_and_resumed_is_the_same_and_asks_nothing_twice(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "load_denoiser", loaded_once)
     with loopback(verdict) as server:
-        said = finish(start(tmp_path / "whole", server.url))
+        said = finish(tmp_path / "whole", server.url)
     whole = [prompt_of(body) for body in server.bodies]
     assert "12 cells, at most:" in said
     assert max(Counter(whole).values()) == 1
@@ -78,7 +89,7 @@ def test_table_2_killed_half_way_and_resumed_is_the_same_and_asks_nothing_twice(
     first = [prompt_of(body) for body in killed_at(half, tmp_path / "out").bodies]
     assert not (tmp_path / "out/table2.md").exists()
     with loopback(verdict) as server:
-        finish(start(tmp_path / "out", server.url))
+        finish(tmp_path / "out", server.url)
     second = [prompt_of(body) for body in server.bodies]
 
     for name in FILES:
