@@ -220,18 +220,20 @@ def exam(num_contexts=12):
 
 
 def test_a_denoiser_that_knows_the_world_has_full_marks():
-    result = measure(Oracle(), exam(), seed=0)
+    result = measure(Oracle(), exam(), stage="FS", seed=0)
     assert result.infill_exact_match == result.downstream_accuracy == result.told_accuracy == 1.0
 
 
 def test_a_wrong_instruction_costs_its_match_and_its_response_but_not_the_told_one():
-    result = measure(Oracle(fault=3), exam(), seed=0)
+    result = measure(Oracle(fault=3), exam(), stage="FS", seed=0)
     assert result.infill_exact_match == result.downstream_accuracy == pytest.approx(2 / 3)
     assert result.told_accuracy == 1.0
 
 
 def test_a_coins_throw_for_each_token_is_a_perplexity_of_two():
-    assert measure(Oracle(), exam(100), seed=0).perplexity == pytest.approx(2.0, rel=0.05)
+    assert measure(Oracle(), exam(100), stage="FS", seed=0).perplexity == pytest.approx(
+        2.0, rel=0.05
+    )
 
 
 def test_every_unseen_instruction_is_examined():

@@ -45,11 +45,6 @@ def infill(program: dspy.Module, shots: Sequence[dspy.Example], step: InfillStep
     Where a part of the prompt is masked from the start (a prefix, marks), the best infilled prompt
     is taken, even if the unfilled one scored higher: that is what the paper's tables show. Where no
     proposal was ever tried, the prompt comes back unfilled; the runner reports it.
-
-    Args:
-        program: the student; the LM and the adapter are configured around the call.
-        shots: examples of the task, with inputs set.
-        step: how.
     """
     search = step.search
     optimizer = DiffusionInfill(

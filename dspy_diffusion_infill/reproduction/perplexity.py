@@ -45,15 +45,7 @@ def gold_perplexity(
 ) -> GoldPerplexity:
     """Perplexity of the examples' gold verdicts as answers to what the adapter sends.
 
-    Args:
-        denoiser: whose perplexity it is.
-        predictor: has the prompt.
-        adapter: renders it.
-        examples: with ``verdict``, the gold response.
-        experiment: says over how many rows, with how many draws.
-        journal: holds what is known already; a new figure is written to it.
-        seed: of the draws of masks.
-        about: tells a reader of the journal what was measured.
+    A figure that the journal holds is not measured again.
     """
     chosen = list(examples)[: experiment.perplexity_rows]
     prompts = [_prompt(adapter, predictor, example) for example in chosen]

@@ -8,6 +8,8 @@ from torch import Generator, Tensor
 
 from dspy_diffusion_infill.denoisers import Denoiser, InfillRequest, Sampling
 from dspy_diffusion_infill.reproduction.mini import world
+from dspy_diffusion_infill.reproduction.mini.recipe import StageName
+from dspy_diffusion_infill.reproduction.mini.summary import MiniRow
 from dspy_diffusion_infill.training.diffusion_perplexity import perplexity
 
 PERPLEXITY_SAMPLES = 16
@@ -26,25 +28,6 @@ class Exam:
     questions: Int[Tensor, "contexts short"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExamResult:
-    """A model's scores in an exam.
-
-    Attributes:
-        infill_exact_match: share of masked instructions infilled word for word, in [0, 1].
-        downstream_accuracy: share of new inputs answered without an error, by the same model under
-            the instructions that it had infilled, without examples, in [0, 1].
-        told_accuracy: the same under the true instructions, in [0, 1].
-        perplexity: diffusion perplexity of the true responses under the true instructions, from
-            1; lower is better.
-    """
-
-    infill_exact_match: float
-    downstream_accuracy: float
-    told_accuracy: float
-    perplexity: float
-
-
 def draw_exam(
     unseen: Int[Tensor, "instructions 4"],
     num_contexts: int,
@@ -59,7 +42,7 @@ def draw_exam(
     )
 
 
-def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> ExamResult:
+def measure(denoiser: Denoiser, exam: Exam, *, stage: StageName, seed: int) -> MiniRow:
     """Examines a model; decoding is greedy, one token a pass."""
     # 1. Infill the whole instruction from the examples.
     is_instruction = torch.zeros(exam.contexts.shape[1], dtype=torch.bool)
@@ -78,11 +61,14 @@ def measure(denoiser: Denoiser, exam: Exam, *, seed: int) -> ExamResult:
         num_samples=PERPLEXITY_SAMPLES,
         seed=seed,
     )
-    return ExamResult(
+    return MiniRow(
+        stage=stage,
+        seed=seed,
         infill_exact_match=_agreement(infilled, exam.contexts),
         downstream_accuracy=_accuracy(denoiser, retold, exam, is_response),
         told_accuracy=_accuracy(denoiser, exam.questions, exam, is_response),
         perplexity=estimate.perplexity,
+        num_contexts=len(exam.contexts),
     )
 
 

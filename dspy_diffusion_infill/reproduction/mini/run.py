@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -16,14 +15,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Generator
-from transformers import LlamaForCausalLM
 
 from dspy_diffusion_infill.errors import MissingDependencyError
 from dspy_diffusion_infill.reproduction.experiment import Scale
 from dspy_diffusion_infill.reproduction.mini import training, world
-from dspy_diffusion_infill.reproduction.mini.measures import Exam, draw_exam, measure
+from dspy_diffusion_infill.reproduction.mini.measures import draw_exam, measure
 from dspy_diffusion_infill.reproduction.mini.progress import say
-from dspy_diffusion_infill.reproduction.mini.recipe import SCALES, STAGES, MiniScale, StageName
+from dspy_diffusion_infill.reproduction.mini.recipe import SCALES, STAGES, MiniScale
 from dspy_diffusion_infill.reproduction.mini.summary import MiniRow, markdown, table, verdicts
 
 
@@ -112,7 +110,8 @@ def run_seed(seed: int, *, scale: MiniScale, display: bool) -> list[MiniRow]:
         for stage in STAGES:
             model = copy.deepcopy(start)
             training.fine_tune(model, seen, stage, scale=scale, seed=seed, log=display)
-            rows.append(_examine(stage, model, exam, seed))
+            denoiser = training.denoiser(model, name=f"mini {stage}, seed {seed}")
+            rows.append(measure(denoiser, exam, stage=stage, seed=seed))
             if display:
                 say(_progress(rows[-1]))
         return rows
@@ -127,12 +126,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _examine(stage: StageName, model: LlamaForCausalLM, exam: Exam, seed: int) -> MiniRow:
-    denoiser = training.denoiser(model, name=f"mini {stage}, seed {seed}")
-    result = measure(denoiser, exam, seed=seed)
-    return MiniRow(stage=stage, seed=seed, num_contexts=len(exam.contexts), **asdict(result))
 
 
 def _progress(row: MiniRow) -> str:
