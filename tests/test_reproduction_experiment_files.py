@@ -20,7 +20,7 @@ def test_every_measure_of_a_task_is_taken(task: str) -> None:
         ({"measures": ["pearson", "spearmann"]}, "measures must be of .* got spearmann"),
         ({"measures": ["em"]}, "measures must be of pearson, .* got em"),
         ({"measures": []}, "measures must be of .* got none"),
-        ({"task": "squad"}, "task must be one of summeval, biggen, gsm8k, hover, got 'squad'"),
+        ({"task": "squad"}, "task must be one of summeval, biggen, gsm8k, hover; got 'squad'"),
         ({"plot": {"measures": ["kendall"]}}, "plot: 'kendall' is none of pearson, perplexity"),
         ({"plot": {"kind": "scatter"}}, "plot: None is none of"),
         ({"plot": {"kind": "scatter", "x": "tokens"}}, "plot: 'tokens' is none of"),

@@ -117,23 +117,26 @@ def test_conditions_say_steps_and_paper_figures() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"seed": [0]}, "small.yaml: unknown seed; known are name, title"),
-        ({"test": {"name": "summeval"}}, "small.yaml, test: split is missing"),
-        ({"search": {"windows": 3}}, "small.yaml, search: unknown windows"),
-        ({"search": {"windw": 3}}, "unknown windw; .* did you mean window?"),
-        ({"judge": [1]}, "small.yaml, judge: must be a mapping"),
+        ({"seed": [0]}, "small.yaml has no key 'seed': did you mean 'seeds'"),
+        ({"test": {"name": "summeval"}}, "small.yaml.test needs split"),
+        (
+            {"search": {"windows": 3}},
+            "search has no key 'windows': did you mean 'window'",
+        ),
+        ({"search": {"xyz": 3}}, "small.yaml.search has no key 'xyz'; it has window, stride"),
+        ({"judge": [1]}, "small.yaml.judge must be a mapping"),
         (
             {"search": {"window": "wide"}},
-            "search: window must be a valid integer.*'wide'",
+            "small.yaml.search.window must be a valid integer.*'wide'",
         ),
-        ({"seeds": [0, "one"]}, r"small.yaml, seeds\[1\]: .*must be a valid integer.*, got 'one'"),
+        ({"seeds": [0, "one"]}, "small.yaml.seeds.1 must be a valid integer.*, got 'one'"),
         (
             {"plot": {"kind": "pie"}},
-            "plot: kind must be one of bars, scatter, got 'pie'",
+            "small.yaml.plot.kind must be one of bars, scatter; got 'pie'",
         ),
         (
             {"conditions": [{"label": {}, "model": "a", "steps": [{"infill": "b", "prefx": 1}]}]},
-            r"small.yaml, conditions\[0\], steps\[0\]: unknown prefx; .* did you mean prefix?",
+            "small.yaml.conditions.0.steps.0 has no key 'prefx': did you mean 'prefix'",
         ),
         ({"conditions": []}, "no condition is left at scale 'full'"),
         (
@@ -144,7 +147,7 @@ def test_conditions_say_steps_and_paper_figures() -> None:
             {"conditions": [{"label": {}, "model": "a", "paper": [1, 2, 3]}]},
             "paper has 3 figures for 2 measures",
         ),
-        ({"conditions": [{"label": {}}]}, r"conditions\[0\]: model is missing"),
+        ({"conditions": [{"label": {}}]}, "small.yaml.conditions.0 needs model"),
     ],
 )
 def test_a_typo_in_a_file_is_named(change: dict, problem: str) -> None:

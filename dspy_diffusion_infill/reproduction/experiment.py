@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from dspy_diffusion_infill.yaml_settings import STRICT
+
 StepKind = Literal["copro", "gepa", "infill"]
 TaskName = Literal["summeval", "biggen", "gsm8k", "hover"]
 Scale = Literal["full", "smoke"]
@@ -28,11 +30,10 @@ MEASURES: Mapping[TaskName, tuple[str, ...]] = {
     "hover": ("recall", "f1", "label_accuracy"),
 }
 
-_STRICT = ConfigDict(extra="forbid")
 _LABELED = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class DataSpec:
     """The source of examples, and how many are taken.
 
@@ -49,7 +50,7 @@ class DataSpec:
     max_chars: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class ModelSpec:
     """A model: an LM, a denoiser, or both in one.
 
@@ -79,7 +80,7 @@ class ModelSpec:
         return self.lm in (EMBEDDED, DIFFUSION)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class PromptStep:
     """One rewriting of the prompt.
 
@@ -94,7 +95,7 @@ class PromptStep:
     prefix: Annotated[int, Field(ge=1)] | None = None
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class PaperFigure:
     """A figure of the paper; ``std`` is None where it gives none."""
 
@@ -147,7 +148,7 @@ class Condition:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class SearchSpec:
     """How prompts are rewritten; the defaults are the paper's (appendices D and E).
 
@@ -178,7 +179,7 @@ class SearchSpec:
     gepa_metric_calls: int = 640
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class JudgeSpec:
     """How often, and how, a judge is asked.
 
@@ -193,7 +194,7 @@ class JudgeSpec:
     temperature: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class PlotSpec:
     """The kind of plot and what it shows.
 
@@ -208,7 +209,7 @@ class PlotSpec:
     x: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Experiment:
     """A table or figure of the paper, at a scale.
 

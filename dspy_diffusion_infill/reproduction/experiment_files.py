@@ -1,17 +1,14 @@
 """Reading experiments and models from their YAML files; a typo is an error that names its place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from importlib.resources import files
-from typing import Any, TypeVar, get_args, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from typing import Any, TypeVar, get_args
 
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
 from dspy_diffusion_infill.evaluation.rows import INSTALL
 from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec, Scale, selected
+from dspy_diffusion_infill.yaml_settings import merged, validated
 
 T = TypeVar("T")
 
@@ -53,8 +50,8 @@ def parse_experiment(content: Mapping[str, Any], *, name: str, scale: Scale | st
     overrides = dict((own.pop("scales", None) or {}).get(scale) or {})
     keep = overrides.pop("keep", {})
     where = f"{name}.yaml"
-    merged = _with_named_figures(_merged(own, overrides), where)
-    experiment = _validated(Experiment, {**merged, "name": name, "scale": scale}, where)
+    entries = _with_named_figures(merged(own, overrides), where)
+    experiment = _validated(Experiment, {**entries, "name": name, "scale": scale}, where)
     kept = tuple(selected(experiment.conditions, keep))
     if not kept:
         raise DataError(f"{where}: no condition is left at scale {scale!r}")
@@ -68,7 +65,7 @@ def load_models(scale: Scale) -> dict[str, ModelSpec]:
         DataError: the file has an unknown, missing or ill-formed entry.
     """
     entries = _read("models")[scale]
-    return {name: _validated(ModelSpec, entries[name], f"models.yaml, {name}") for name in entries}
+    return {name: _validated(ModelSpec, entries[name], f"models.yaml.{name}") for name in entries}
 
 
 def with_checkpoints(specs: Mapping[str, ModelSpec], named: Sequence[str]) -> dict[str, ModelSpec]:
@@ -127,7 +124,7 @@ def _with_named_figures(content: dict[str, Any], where: str) -> dict[str, Any]:
         if isinstance(figures, list):
             if len(figures) > len(measures):
                 raise DataError(
-                    f"{where}, conditions[{number}]: paper has {len(figures)} figures for "
+                    f"{where}.conditions.{number}: paper has {len(figures)} figures for "
                     f"{len(measures)} measures"
                 )
             pairs = zip(measures, figures, strict=False)
@@ -137,64 +134,10 @@ def _with_named_figures(content: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _validated(kind: type[T], entry: Any, where: str) -> T:
-    """The entry as a ``kind``.
-
-    Raises:
-        DataError: what pydantic finds first, with its place.
-    """
     try:
-        return TypeAdapter(kind).validate_python(entry)
-    except ValidationError as error:
-        raise DataError(_described(kind, error.errors()[0], where)) from None
-
-
-def _described(kind: type, error: ErrorDetails, where: str) -> str:
-    """``table2.yaml, search: unknown windows; known are window, stride, ...``."""
-    place, found, context = list(error["loc"]), error["type"], error.get("ctx", {})
-    is_of_a_field = place and isinstance(place[-1], str)
-    name = place.pop() if is_of_a_field and found not in ("value_error", "dataclass_type") else ""
-    for part in place:
-        where += f"[{part}]" if isinstance(part, int) else f", {part}"
-    if found == "missing":
-        return f"{where}: {name} is missing"
-    if found == "unexpected_keyword_argument":
-        known = [one.name for one in fields(_kind_at(kind, place))]
-        close = "".join(f"; did you mean {one}?" for one in get_close_matches(str(name), known, 1))
-        return f"{where}: unknown {name}; known are {', '.join(known)}{close}"
-    if found == "value_error":
-        return f"{where}: {context['error']}"
-    if found == "dataclass_type":
-        return f"{where}: must be a mapping, got {error['input']!r:.60}"
-    wanted = error["msg"].replace("Input should be", "must be")
-    if found == "literal_error":
-        wanted = "must be one of " + context["expected"].replace("'", "").replace(" or ", ", ")
-    return f"{where}: {name} {wanted}, got {error['input']!r:.60}"
-
-
-def _kind_at(kind: Any, path: Sequence[int | str]) -> Any:
-    """The dataclass that stands at this place of the file."""
-    for part in path:
-        if isinstance(part, str):
-            kind = _dataclass_in(get_type_hints(kind)[part])
-    return kind
-
-
-def _dataclass_in(hint: Any) -> Any:
-    """``Condition`` of ``tuple[Condition, ...]``."""
-    if is_dataclass(hint):
-        return hint
-    return next((one for part in get_args(hint) if (one := _dataclass_in(part))), None)
-
-
-def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``overrides`` laid over ``base``: mappings entry by entry, all else as a whole."""
-    merged = dict(base)
-    for key, value in overrides.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            value = _merged(below, value)
-        merged[key] = value
-    return merged
+        return validated(kind, entry, where)
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _read(name: str) -> dict[str, Any]:
