@@ -105,9 +105,9 @@ def test_the_masked_judge_and_c_gen_are_the_papers_to_the_character() -> None:
 
 
 def test_what_is_evaluated_is_what_denoisers_are_taught_on(tmp_path: Path) -> None:
-    taught = ROOT / "dspy_diffusion_infill/training/data/feedback_collection.txt"
+    trained_on = ROOT / "dspy_diffusion_infill/training/data/feedback_collection.txt"
     evaluated = ROOT / "dspy_diffusion_infill/evaluation/prompts/judge_v1.txt"
-    assert evaluated.read_bytes() == taught.read_bytes()
+    assert evaluated.read_bytes() == trained_on.read_bytes()
     record = {**ROW, "orig_feedback": "Fine.", "orig_score": "4"}
     (tmp_path / "row.jsonl").write_text(json.dumps(record), encoding="utf-8")
     (row,) = read_pairs(tmp_path / "row.jsonl")

@@ -22,7 +22,7 @@ DEMO = {"text": "demo " * 30, "colour": "teal"}
 
 @dataclass
 class StrictDenoiser(WordDenoiser):
-    """Refuses what does not fit its context, as real ones do, and remembers what it scored."""
+    """Refuses what does not fit its context, as real ones do, and keeps what it scored."""
 
     scored: list[str] = field(default_factory=list)
 

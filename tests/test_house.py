@@ -32,7 +32,7 @@ BEHAVIOURS = {
     "examples": "the notebooks run",
     "house": "this file",
     "perplexity": "diffusion perplexity against full enumeration",
-    "worked_tasks": "the worked tasks that the embedded denoiser is taught on",
+    "worked_tasks": "the worked tasks that the embedded denoiser is trained on",
 }
 
 

@@ -60,7 +60,7 @@ def test_all_kinds_teach_the_same_rows_and_begin_with_the_same_loss(tmp_path, bf
     overrides = [f"model.base={base}", f"model.adapt.mask_token={MASK}", "model.compile=false"]
     overrides += [f"model.bf16={bf16}"]
     options = argparse.Namespace(batch_size=2, steps=2, overrides=overrides)
-    assert recipe_of(options).stages[1].masking.window == 0.75  # what the recipe teaches
+    assert recipe_of(options).stages[1].masking.window == 0.75  # as in the recipe
     found = {kind: run(kind, options) for kind in KINDS}
     assert len({figures["tokens"] for figures in found.values()}) == 1
     # A LoRA adapter begins with no effect; bfloat16 has 8 bits, and other kernels sum otherwise.

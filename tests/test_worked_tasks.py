@@ -1,4 +1,4 @@
-"""The tasks that teach infilling: right answers, many wordings, none that we are measured on."""
+"""The tasks that train infilling: right answers, many wordings, none that we are measured on."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ from tools.worked_tasks.tasks import (
     worked_groups,
 )
 
-# What instruction induction measures the project on: never taught, nor a trivial variant of it.
+# What instruction induction measures the project on: never trained on, nor a trivial variant of it.
 EXCLUDED_IDS = re.compile(
     "passive|subtract|diff|first_letter|formal|animal_size|larger_animal|verbal|starts_with"
     "|sentiment|review|plural|synonym|german|in_context"
@@ -255,10 +255,10 @@ def test_held_out_topics_stay_out_of_the_rows_and_become_windows(tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["worked_tasks", *arguments])
     main()
     science = [task for task in tasks if task.topic == "science"]
-    taught = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     others = [task for task in tasks if task.topic != "science"]
     assert len(science) > 50
-    assert len(taught) == sum(8 + len(task.wording.plain) for task in others)
+    assert len(rows) == sum(8 + len(task.wording.plain) for task in others)
     rows = read_probe_rows(held_out)
     assert len(rows) == 4 * len(science)
     assert all(row.end <= row.text.index("\n\n") for row in rows)

@@ -30,7 +30,7 @@ def train_command(
         bool, typer.Option("--resume", help="Go on with the run in that folder.")
     ] = False,
 ) -> None:
-    """Teaches a masked diffusion LM after a recipe."""
+    """Trains a masked diffusion LM by a recipe."""
     from dspy_diffusion_infill.training.recipe import load_recipe
     from dspy_diffusion_infill.training.run import train
 

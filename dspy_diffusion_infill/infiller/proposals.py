@@ -45,7 +45,7 @@ class Proposal:
 
 @dataclass(slots=True)
 class ProposalFilter:
-    """Drops proposals and counts each reason; remembers what it has let through.
+    """Drops proposals and counts each reason; keeps those that it has let through.
 
     Attributes:
         examples: the worked examples whose text no proposal may copy.

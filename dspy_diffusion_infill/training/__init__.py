@@ -1,4 +1,4 @@
-"""Teaching a masked diffusion LM to infill prompts, and measuring how well it does.
+"""Trains a masked diffusion LM to infill prompts, and measures how well it does.
 
 ``perplexity`` and ``probe`` measure any denoiser. Training starts from a recipe:
 ``dspy-infill train RECIPE``, or ``dspy_diffusion_infill.training.run.train``.

@@ -71,7 +71,7 @@ class Mixture:
         return sum(len(pool.elements) for pool in self.pools)
 
     def __call__(self, rng: random.Random, index: int) -> TokenizedRow:
-        """The row of sequence ``index``; where one teaches nothing, the next that does.
+        """The row of sequence ``index``; where nothing of one can be masked, the next.
 
         Raises:
             DataError: if none of a thousand is of use, or one is too long where that is an error.

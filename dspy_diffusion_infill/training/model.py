@@ -1,4 +1,4 @@
-"""The model that is taught: a denoiser's weights, or a LoRA adapter on them."""
+"""The model that is trained: a denoiser's weights, or a LoRA adapter on them."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def load_trainable(recipe: Recipe, output: Path, *, weights: Path | None = None)
 
     Raises:
         DenoiserError: the base cannot be loaded.
-        MissingMaskTokenError: a mask token would have to be added, and the form cannot teach it.
+        MissingMaskTokenError: a mask token would have to be added, and the form cannot train it.
         ValueError: ``model.adapter`` is no folder of an adapter, or of another rank or of other
             layers.
     """
@@ -215,7 +215,7 @@ def _base_with_mask_token(options: ModelOptions, output: Path) -> str:
     if options.form != "full":
         raise MissingMaskTokenError(
             f"the vocabulary of {options.base} has no token {adapt.mask_token!r}, and with "
-            f"model.form={options.form} the embedding of an added one would never be taught: set "
+            f"model.form={options.form} the embedding of an added one would never be trained: set "
             "model.form=full, or model.adapt.mask_token to a token that the model has no other "
             "use for"
         )

@@ -42,9 +42,9 @@ class AdaptOptions:
     Attributes:
         mask_token: a token of the vocabulary that the model has no other use for; with
             ``form: full``, a new token is added where there is none of this name, which the other
-            forms refuse: they would not teach its embedding.
+            forms refuse: they would not train its embedding.
         annealing_steps: optimizer steps over which the later tokens come into sight; 0 is at once.
-        context_length: tokens that the taught denoiser takes; None is the longest row's limit.
+        context_length: tokens that the trained denoiser takes; None is the longest row's limit.
         block_length: masks that it fills best before those that follow; None is all at once.
         temperature: that suits it; None is the default of ``load_denoiser``.
     """
@@ -58,7 +58,7 @@ class AdaptOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class ModelOptions:
-    """The model that is taught.
+    """The model that is trained.
 
     Attributes:
         base: a denoiser's name, hub id or folder; with ``adapt``, a causal LM's.
@@ -138,7 +138,7 @@ class SourceOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class DataOptions:
-    """What the model is taught on.
+    """The data that the model is trained on.
 
     Attributes:
         sources: at least one.
@@ -319,7 +319,7 @@ class Recipe:
 
     Attributes:
         name: of the output folder and the model card.
-        model: what is taught.
+        model: the model that is trained.
         data: on what.
         stages: in order; each goes on from the weights of the one before.
         evaluation: what is measured.

@@ -51,7 +51,7 @@ def write_output(
     if settings is not None:
         settings.write(output)
     (output / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    # What is taught in an adapted model goes by the run's own folder; its base is the recipe's.
+    # An adapted model has the name of the run's folder; its base is the recipe's.
     base, revision = recipe.model.base, recipe.model.revision
     adapted = f"{base}@{revision}" if revision else base
     card = model_card(recipe, adapted if recipe.model.adapt else model.name, figures, data)
@@ -59,7 +59,7 @@ def write_output(
 
 
 def model_card(recipe: Recipe, base: str, figures: Mapping[str, float], data: Sequence[str]) -> str:
-    """The README of a taught denoiser: what it is, what it was taught on, how well it does.
+    """The README of a trained denoiser: its base, its data and its figures.
 
     Args:
         recipe: of the run.

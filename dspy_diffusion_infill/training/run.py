@@ -1,4 +1,4 @@
-"""From a recipe to a taught denoiser."""
+"""From a recipe to a trained denoiser."""
 
 import gc
 from collections.abc import Callable

@@ -60,7 +60,7 @@ def begin(recipe: Recipe, output: Path, *, resume: bool) -> None:
 
 
 def check_data(sources: Sequence[Source], output: Path) -> None:
-    """Notes what the run is taught on, or checks that it is still the same.
+    """Notes the data of the run, or checks that they are still the same.
 
     Raises:
         ValueError: a source holds other rows than when the run began.

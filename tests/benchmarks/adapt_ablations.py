@@ -1,6 +1,6 @@
 """What helps when SmolLM2 has few tokens to become a masked diffusion LM in.
 
-Each variant changes one thing of the last stage of the recipe ``smollm2-adapt-fs``, and teaches the
+Each variant changes one thing of the last stage of the recipe ``smollm2-adapt-fs``, and trains the
 causal LM with that stage alone, until it has seen so many tokens. Then the infill probe measures it
 on the first rows of a file of held-out windows, as ``dspy-infill probe`` does::
 
@@ -113,7 +113,7 @@ def steps_for(recipe: Recipe, folder: Path, num_tokens: int) -> tuple[int, int]:
 
 
 def run_variant(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Teaches and probes one variant; goes on where it was killed."""
+    """Trains and probes one variant; goes on where it was killed."""
     variant, began = VARIANTS[name], time.monotonic()
     folder = options.output / re.sub(r"\W+", "-", name)
     recipe = recipe_of(variant, options)
@@ -163,7 +163,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--probe", type=Path, required=True, metavar="FILE")
     parser.add_argument("--json", type=Path, required=True, metavar="OUT")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER")
-    parser.add_argument("--tokens", type=int, default=300_000, help="that a variant is taught on")
+    parser.add_argument("--tokens", type=int, default=300_000, help="that a variant is trained on")
     parser.add_argument("--rows", type=int, default=100, help="of the probe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", help="names, with commas; all where not given")

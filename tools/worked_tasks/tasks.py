@@ -1,16 +1,16 @@
-r"""Small text tasks with worked examples, written for teaching a dLM to infill instructions.
+r"""Small text tasks with worked examples, written to train a dLM to infill instructions.
 
 A task is a handful of instructions that different people would write for it, and examples with
 their answers. The wording of every task and the examples that need knowledge stand in
 ``data/tasks_*.txt`` (``_read_line`` says how); examples that can be computed come from
-``worked_numbers``, ``worked_times``, ``worked_strings`` and ``worked_extracts``. A row of output
+``numbers``, ``times``, ``strings`` and ``extracts``. A row of output
 is one wording of one task:
 
     {"instructions": "Name the capital.", "examples": [["Input: France\nOutput:", "Paris"], ...]}
 
 The tasks that the project measures itself on are left out on purpose: a test names them.
 
-Run it as ``python -m tools.worked_tasks.tasks OUT.jsonl --seed 0``. With
+Run it as ``python -m tools.worked_tasks OUT.jsonl --seed 0``. With
 ``--hold-out science --windows HELD_OUT.jsonl`` the tasks of ``data/tasks_science.txt`` stay out of
 OUT.jsonl, and HELD_OUT.jsonl gets windows in their instructions for ``dspy-infill probe``.
 """
@@ -233,7 +233,7 @@ def _columns(path: Path, given: str, answer: str) -> list[tuple[str, str]]:
     for row in rows:
         if row[i] and row[j]:
             answers.setdefault(row[i], []).append(row[j])
-    # An input with two possible answers (peso: Mexico, Chile) would teach nothing: left out.
+    # An input with two possible answers (peso: Mexico, Chile) says nothing, and is left out.
     return [(x, found[0]) for x, found in answers.items() if len(set(found)) == 1]
 
 
@@ -253,13 +253,13 @@ def main() -> None:
         parser.error(f"no topic {sorted(unknown)[0]!r}; there are: {topics}")
     if bool(options.hold_out) != bool(options.windows):
         parser.error("--hold-out and --windows need each other")
-    taught = [task for task in tasks if task.topic not in options.hold_out]
-    groups = [group for _, group in worked_groups(taught, seed=options.seed)]
+    trained_on = [task for task in tasks if task.topic not in options.hold_out]
+    groups = [group for _, group in worked_groups(trained_on, seed=options.seed)]
     _write(
         options.out,
         ({"instructions": g.instructions, "examples": list(map(list, g.examples))} for g in groups),
     )
-    print(f"{len(taught)} tasks, {len(groups)} rows -> {options.out}")
+    print(f"{len(trained_on)} tasks, {len(groups)} rows -> {options.out}")
     if options.windows:
         held_out = [task for task in tasks if task.topic in options.hold_out]
         rows = worked_groups(
@@ -279,6 +279,3 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
-
-if __name__ == "__main__":
-    main()

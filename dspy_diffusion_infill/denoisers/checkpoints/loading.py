@@ -55,7 +55,7 @@ def _open(source: Source, options: Options) -> Checkpoint:
     if model_type not in FAMILIES:
         raise NotMaskedDiffusionError(
             f"{source.label} has model_type={model_type!r}, which is no masked diffusion LM; known "
-            f"are {', '.join(FAMILIES)}. A causal LM becomes one by an adapter that was taught to "
+            f"are {', '.join(FAMILIES)}. A causal LM becomes one by an adapter that was trained to "
             f"fill masks, with a {SETTINGS_FILE} beside it"
         )
     hub.fetch_weights(source)

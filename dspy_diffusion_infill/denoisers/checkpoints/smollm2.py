@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
     "+ '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""SmolLM2's own without its default system turn: what the denoiser is taught on, and meets."""
+"""SmolLM2's own without its default system turn: the denoiser is trained on it."""
 
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
