@@ -1,8 +1,8 @@
 """The vocabulary head, computed on chosen positions only.
 
 A masked diffusion LM needs logits at the masked positions and nowhere else. LLaDA-8B's head is 4096
-x 126464: at one masked window of 8 in a context of 1000 tokens, a full head is 125 times the work
-    and 500 MB of float32 logits.
+x 126464: for one masked window of 8 in a context of 1000 tokens, a full head is 125 times the work
+and 500 MB of float32 logits.
 """
 
 from collections.abc import Iterator
