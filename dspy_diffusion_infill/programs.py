@@ -2,10 +2,14 @@
 
 import copy
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import dspy
+
+INFILL_MARK = re.compile(r"\[\[infill:(\d+)\]\]")
+"""A place in instructions that is filled in with so many tokens: ``[[infill:16]]``."""
 
 # What optimizers leave on their results: it would ride along in every copy.
 _RIDERS = (
@@ -112,6 +116,22 @@ def give_back_lms(program: dspy.Module, original: dspy.Module) -> None:
     before = all_predictors(original)
     for name, predictor in all_predictors(program).items():
         predictor.lm = before[name].lm
+
+
+def base_of(
+    student: dspy.Module, names: Sequence[str] | None, lm: dspy.BaseLM | None
+) -> tuple[dspy.Module, list[str], dict[str, str]]:
+    """(a copy that is to be changed, the predictors to optimise, instructions with their marks).
+
+    The copy asks ``lm``, or the student's LMs where that is None, and has no marks.
+
+    Raises:
+        ValueError: a name is no predictor of the program, or the program has none.
+    """
+    chosen, before = chosen_predictors(student, names), instructions_of(student)
+    bound = student if lm is None else bound_to(student, lm)
+    unmarked = {name: INFILL_MARK.sub("", text) for name, text in before.items()}
+    return with_instructions(bound, unmarked), chosen, before
 
 
 def chosen_predictors(program: dspy.Module, names: Sequence[str] | None) -> list[str]:

@@ -16,7 +16,6 @@ Protect = Sequence[str | re.Pattern[str]]
 
 PLACEHOLDER = re.compile(r"\{\{?[^{}\n]*\}?\}")
 FIELD_MARKER = re.compile(r"\[\[ ## .*? ## \]\]")
-INFILL_MARK = re.compile(r"\[\[infill:(\d+)\]\]")
 
 # The first words of what DSPy's agents append to the user's instructions; all that follows is
 # theirs and names the tools. By class name, since CodeAct leaves DSPy in 3.5.

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dspy_diffusion_infill.protection import INFILL_MARK, Span, merge_spans
+from dspy_diffusion_infill.programs import INFILL_MARK
+from dspy_diffusion_infill.protection import Span, merge_spans
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
+from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.windows import Masking
 
@@ -69,6 +70,25 @@ def check_examples(examples: Any, student: dspy.Module, *, name: str) -> list[ds
                 f"call example.with_inputs({fields})"
             )
     return list(examples)
+
+
+def check_data(
+    student: Any, trainset: Any, valset: Any, teacher: Any, *, has_lm: bool
+) -> tuple[list[dspy.Example], list[dspy.Example], dspy.Module | None]:
+    """Checks all that ``compile`` is handed; returns trainset, valset and teacher.
+
+    The valset is the very trainset where they are equal, or where none is given.
+
+    Raises:
+        TypeError: one of them is of the wrong type, or a program can only be awaited.
+        ValueError: a row is wrong, or a predictor has no LM.
+    """
+    check_student(student, has_lm=has_lm)
+    rows = check_examples(trainset, student, name="trainset")
+    val = rows if valset is None else check_examples(valset, student, name="valset")
+    check_rows(rows, student, name="trainset")
+    check_rows(val, student, name="valset")
+    return rows, rows if val == rows else val, check_teacher(teacher)
 
 
 def check_metric(metric: Any) -> Callable[..., Any]:

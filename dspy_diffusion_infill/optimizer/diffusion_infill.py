@@ -7,39 +7,31 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.errors import TooManyErrors
-from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer import checks
-from dspy_diffusion_infill.optimizer.acceptance import Acceptance, MetricFirst
+from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.compiled import compiled_program
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
-from dspy_diffusion_infill.optimizer.guidance import Guide, labels_of_rows
-from dspy_diffusion_infill.optimizer.metrics import ExactMatch, labelled_fields
+from dspy_diffusion_infill.optimizer.guidance import Guidance
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
-from dspy_diffusion_infill.optimizer.prepare import JOURNAL_FILE, Plan, prepare
+from dspy_diffusion_infill.optimizer.prepare import Plan, open_journal, prepare
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
-from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.optimizer.validation import Validator
-from dspy_diffusion_infill.programs import bound_to, chosen_predictors
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.runs import TooManyFailuresError
-from dspy_diffusion_infill.scorers.default import default_scorer
-from dspy_diffusion_infill.scorers.protocol import ResponseScorer
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
 
 logger = logging.getLogger(__name__)
 
-Guidance = Literal["auto"] | ResponseScorer | None
 _KEPT_WHOLE = ("denoiser", "guidance", "validation_lm")  # a copy of the optimizer shares these
 
 
@@ -145,7 +137,8 @@ class DiffusionInfill(Teleprompter):
         self.protect = checks.check_protect(protect)
         if isinstance(guidance, str) and guidance != "auto":
             raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
-        self.guidance, self.acceptance = guidance, acceptance
+        self.guidance: Guidance = guidance
+        self.acceptance = acceptance
         self.validation_lm = checks.check_lm(validation_lm)
         self.max_errors = checks.check_max_errors(max_errors)
         self.failure_score = checks.check_failure_score(failure_score)
@@ -212,7 +205,7 @@ class DiffusionInfill(Teleprompter):
         plan = self._prepare(student, trainset, teacher, valset)
         cost = estimate(plan)
         logger.info("DiffusionInfill: %s", cost)
-        search = Search(plan, Validator(plan.scoring), _journal(plan))
+        search = Search(plan, Validator(plan.scoring), open_journal(plan))
         passes = plan.infiller.denoiser.num_passes
 
         def result() -> dspy.Module:
@@ -233,29 +226,14 @@ class DiffusionInfill(Teleprompter):
         valset: Sequence[dspy.Example] | None,
     ) -> Plan:
         """Checks everything, then loads the denoiser; no LM is called."""
-        checks.check_student(student, has_lm=self.validation_lm is not None)
-        base = student if self.validation_lm is None else bound_to(student, self.validation_lm)
-        names = chosen_predictors(student, self.predictors)
-        rows = checks.check_examples(trainset, student, name="trainset")
-        val = rows if valset is None else checks.check_examples(valset, student, name="valset")
-        val = rows if val == rows else val
-        check_rows(rows, student, name="trainset")
-        check_rows(val, student, name="valset")
-        checked_teacher = checks.check_teacher(teacher)
-        metric = self._metric_for(student, [*rows, *val])
-        denoiser = self._denoiser()
         return prepare(
             student,
-            base,
-            rows,
-            val,
-            teacher=checked_teacher,
-            names=names,
-            infiller=Infiller(denoiser, self.sampling, self.examples_per_context),
-            guide=self._guide(base, names, denoiser),
-            acceptance=self._acceptance(student, val),
+            trainset,
+            valset,
+            teacher,
+            load=self._denoiser,
             scoring=Scoring(
-                metric=metric,
+                metric=self.metric,
                 num_threads=self.num_threads,
                 max_errors=self.max_errors,
                 failure_score=self.failure_score,
@@ -268,7 +246,13 @@ class DiffusionInfill(Teleprompter):
                 num_validated=self.num_validated,
                 protect=self.protect,
                 seed=self.seed,
+                predictors=self.predictors,
+                examples_per_context=self.examples_per_context,
+                sampling=self.sampling,
+                guidance=self.guidance,
+                acceptance=self.acceptance,
             ),
+            validation_lm=self.validation_lm,
             log_dir=None if self.log_dir is None else Path(self.log_dir),
         )
 
@@ -280,37 +264,6 @@ class DiffusionInfill(Teleprompter):
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = (name, load_denoiser(name))
         return self._loaded[1]
-
-    def _metric_for(self, student: dspy.Module, rows: list[dspy.Example]) -> Callable[..., Any]:
-        if self.metric is not None:
-            return self.metric
-        metric = ExactMatch(labelled_fields(student, rows))
-        logger.info("no metric was given: normalised exact match over %s", ", ".join(metric.fields))
-        return metric
-
-    def _guide(
-        self, student: dspy.Module, names: Sequence[str], denoiser: Denoiser
-    ) -> Guide | None:
-        if self.guidance is None:
-            return None
-        if not isinstance(self.guidance, str):
-            return Guide(self.guidance)
-        first = dict(student.named_predictors())[names[0]]
-        scorer = default_scorer(first.lm or dspy.settings.lm, denoiser)
-        return None if scorer is None else Guide(scorer)
-
-    def _acceptance(self, student: dspy.Module, valset: Sequence[dspy.Example]) -> Acceptance:
-        """Without guidance the procedure is the paper's, which knows no labels."""
-        if self.acceptance is not None:
-            return self.acceptance
-        return MetricFirst(None if self.guidance is None else labels_of_rows(valset, student))
-
-
-def _journal(plan: Plan) -> Journal:
-    """The journal of the plan; only one on disk needs to know whose it is."""
-    if plan.log_dir is None:
-        return Journal(None)
-    return Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
 
 
 @contextmanager

@@ -9,16 +9,21 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import dspy
 
 from dspy_diffusion_infill.contexts import Slot, ever_smaller, render_messages
+from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.labels import labels_of
 from dspy_diffusion_infill.programs import all_predictors, signature_of
+from dspy_diffusion_infill.scorers.default import default_scorer
 from dspy_diffusion_infill.scorers.protocol import BoundedScorer, ResponseScorer, ScoredPair
 
 logger = logging.getLogger(__name__)
+
+Guidance = Literal["auto"] | ResponseScorer | None
 
 _ROOM_TO_GROW = 64  # tokens that are left free for instructions that get longer
 
@@ -138,6 +143,19 @@ def _pair(slot: Slot, instructions: str) -> ScoredPair:
     """What the program sends for the slot's only example, and the gold response."""
     *prompt, response = render_messages(slot, instructions, slot.examples)
     return ScoredPair(tuple(prompt), response["content"])
+
+
+def guide_for(
+    program: dspy.Module, predictor: str, guidance: Guidance, denoiser: Denoiser
+) -> Guide | None:
+    """The guide that ``guidance`` asks for; ``"auto"`` goes by the LM of a predictor."""
+    if guidance is None:
+        return None
+    if not isinstance(guidance, str):
+        return Guide(guidance)
+    lm = dict(program.named_predictors())[predictor].lm or dspy.settings.lm
+    scorer = default_scorer(lm, denoiser)
+    return None if scorer is None else Guide(scorer)
 
 
 def labels_of_rows(rows: Sequence[dspy.Example], program: dspy.Module) -> list[Hashable]:

@@ -2,9 +2,10 @@
 
 import enum
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ import dspy
 from dspy.evaluate.metrics import normalize_text
 from pydantic import BaseModel
 
+from dspy_diffusion_infill.optimizer.options import Scoring
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.words import bare, without_punctuation
 
@@ -20,6 +22,9 @@ _NUMBER = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d{1,
 _MINUS = re.compile(r"(?<![\w)])-(?=[$€£]?\.?\d)")
 _OPTION = re.compile(r"\b(?:a|an|the)\b(?!\s+\w)", re.I)
 _DECIMAL = re.compile(r"(?:(?<![\d.])\d+|(?<![\w.]))\.\d+(?!\.?\d)")
+
+
+logger = logging.getLogger(__name__)
 
 
 class ExactMatch:
@@ -57,6 +62,19 @@ class ExactMatch:
         answers = _values(prediction, [name for name in self.fields if name in example])
         equal = [is_same(example[name], answer) for name, answer in answers.items()]
         return float(bool(equal) and all(equal))
+
+
+def with_metric(scoring: Scoring, program: dspy.Module, rows: Sequence[dspy.Example]) -> Scoring:
+    """The scoring with a metric: exact match over the labelled fields where it has none.
+
+    Raises:
+        ValueError: no row, or not every row, labels an output field of the program.
+    """
+    if scoring.metric is not None:
+        return scoring
+    metric = ExactMatch(labelled_fields(program, rows))
+    logger.info("no metric was given: normalised exact match over %s", ", ".join(metric.fields))
+    return replace(scoring, metric=metric)
 
 
 def labelled_fields(program: dspy.Module, examples: Sequence[dspy.Example]) -> tuple[str, ...]:

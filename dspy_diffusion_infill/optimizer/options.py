@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.identity import describe
+from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.guidance import Guidance
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.windows import Masking
 
@@ -20,6 +23,11 @@ class SearchOptions:
         num_validated: with guidance, how many of them are validated, the likeliest first.
         protect: the user's protected text.
         seed: decides every random choice.
+        predictors: names of the predictors to optimise; None is all.
+        examples_per_context: (fewest, most) worked examples that the denoiser sees.
+        sampling: how the denoiser fills masks.
+        guidance: ``"auto"``, a scorer, or None for the paper's procedure.
+        acceptance: decides whether a trial is kept; None is ``MetricFirst``.
     """
 
     maskings: tuple[Masking, ...]
@@ -28,6 +36,11 @@ class SearchOptions:
     num_validated: int
     protect: Protect
     seed: int
+    predictors: tuple[str, ...] | None
+    examples_per_context: tuple[int, int]
+    sampling: Sampling
+    guidance: Guidance
+    acceptance: Acceptance | None
 
     def identity(self) -> list[Any]:
         """What a journal knows the options by.
@@ -46,7 +59,7 @@ class Scoring:
 
     Attributes:
         metric: called as metric(example, prediction), or with a third None where it requires a
-            trace; higher is better.
+            trace; higher is better. None is exact match, until a plan is made.
         num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
         max_errors: failures that one evaluation tolerates; None is DSPy's setting.
         failure_score: what a row that raised counts; None is 0, or the lowest score that the metric
@@ -54,7 +67,7 @@ class Scoring:
         max_metric_calls: budget over all evaluations; None is none.
     """
 
-    metric: Callable[..., Any]
+    metric: Callable[..., Any] | None
     num_threads: int | None = None
     max_errors: int | None = None
     failure_score: float | None = None

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
+from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.identity import (
     describe,
     describe_lms,
@@ -19,8 +20,11 @@ from dspy_diffusion_infill.identity import (
 )
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter
-from dspy_diffusion_infill.optimizer.acceptance import Acceptance
-from dspy_diffusion_infill.optimizer.guidance import Guide
+from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.optimizer.acceptance import Acceptance, MetricFirst
+from dspy_diffusion_infill.optimizer.checks import check_data
+from dspy_diffusion_infill.optimizer.guidance import Guide, guide_for, labels_of_rows
+from dspy_diffusion_infill.optimizer.metrics import with_metric
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import (
@@ -29,7 +33,7 @@ from dspy_diffusion_infill.optimizer.traces import (
     make_slots,
     needs_traces,
 )
-from dspy_diffusion_infill.programs import instructions_of, with_instructions
+from dspy_diffusion_infill.programs import base_of
 from dspy_diffusion_infill.protection import generated_text
 from dspy_diffusion_infill.windows import Window, take_marks
 
@@ -131,62 +135,79 @@ class Plan:
 
 def prepare(
     student: dspy.Module,
-    base: dspy.Module,
     trainset: Sequence[dspy.Example],
-    valset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example] | None,
+    teacher: dspy.Module | list[dspy.Module] | None,
     *,
-    teacher: dspy.Module | None,
-    names: Sequence[str],
-    infiller: Infiller,
-    guide: Guide | None,
-    acceptance: Acceptance,
+    load: Callable[[], Denoiser],
     scoring: Scoring,
     options: SearchOptions,
-    log_dir: str | Path | None,
+    validation_lm: dspy.BaseLM | None,
+    log_dir: Path | None,
 ) -> Plan:
-    """Gathers the plan and checks that it can be carried out; nothing is called.
+    """Checks everything, then loads the denoiser and gathers the plan; no LM is called.
 
     Args:
-        student: checked program as it was handed in.
-        base: the same, bound to the LM that trials are run with.
-        trainset: checked rows.
-        valset: checked rows.
-        teacher: see ``Plan``; so are all others.
-        names: see ``Plan``.
-        infiller: see ``Plan``.
-        guide: see ``Plan``.
-        acceptance: see ``Plan``.
-        scoring: see ``Plan``.
-        options: see ``Plan``.
-        log_dir: see ``Plan``.
+        student: as for ``DiffusionInfill.compile``; so are the next three.
+        trainset: see above.
+        valset: see above.
+        teacher: see above.
+        load: gives the denoiser.
+        scoring: how programs are scored; without a metric, by exact match.
+        options: how wide and how long.
+        validation_lm: the LM that trials are run with; None is the program's own.
+        log_dir: folder of the journal; None keeps no file.
 
     Raises:
-        ValueError: the budget does not cover the first evaluations, or the adapter cannot render an
-            example.
+        TypeError: student, data or teacher are of the wrong type.
+        ValueError: a row, a predictor's name or the budget is wrong, or the adapter cannot render
+            an example.
         ContextTooLongError: the instructions do not fit the denoiser's context.
     """
-    before = instructions_of(base)
-    unmarked = with_instructions(base, {name: take_marks(t)[0] for name, t in before.items()})
+    # 1. What the user hands in.
+    rows, val, teacher = check_data(
+        student, trainset, valset, teacher, has_lm=validation_lm is not None
+    )
+    # 2. The program that trials change, and its instructions.
+    base, names, before = base_of(student, options.predictors, validation_lm)
+    # 3. The metric, and what guides the search and decides.
+    scoring = with_metric(scoring, student, [*rows, *val])
+    denoiser = load()
+    guide = guide_for(base, names[0], options.guidance, denoiser)
+    labels = labels_of_rows(val, base) if guide is not None else None
+    # 4. The plan, which must be possible within budget and context.
     plan = Plan(
         student=student,
-        base=unmarked,
+        base=base,
         teacher=teacher,
-        trainset=trainset,
-        valset=valset,
+        trainset=rows,
+        valset=val,
         names=tuple(names),
         before=before,
-        infiller=infiller,
+        infiller=Infiller(denoiser, options.sampling, options.examples_per_context),
         guide=guide,
-        acceptance=acceptance,
+        acceptance=options.acceptance or MetricFirst(labels),
         scoring=scoring,
         options=options,
-        log_dir=None if log_dir is None else Path(log_dir),
-        labelled=labelled_examples(unmarked, names, trainset),
-        traces_wanted=needs_traces(unmarked, names, trainset),
+        log_dir=log_dir,
+        labelled=labelled_examples(base, names, rows),
+        traces_wanted=needs_traces(base, names, rows),
     )
     _check_budget(plan)
     _check_contexts(plan)
     return plan
+
+
+def open_journal(plan: Plan) -> Journal:
+    """The journal of the plan; one on disk must be of this search.
+
+    Raises:
+        ValueError: the folder holds the journal of another search, or something of this one cannot
+            be described.
+    """
+    if plan.log_dir is None:
+        return Journal(None)
+    return Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
 
 
 def _check_budget(plan: Plan) -> None:

@@ -93,6 +93,7 @@ class Validator:
 
     def _score(self, example: dspy.Example, prediction: Any) -> float:
         metric = self.scoring.metric
+        assert metric is not None, "a plan has a metric"
         return as_float(metric(example, prediction, *(None,) * (num_positional(metric) - 2)))
 
 
