@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,train,evaluation,dev,docs
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test lint docs plots clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,9 @@ lint: setup
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+plots: setup
+	$(BIN)/python -m tools.plots
 
 clean:
 	rm -rf $(VENV) docs/_build

@@ -92,7 +92,9 @@ def test_figures_say_what_the_run_did(task, denoiser, obey, tmp_path):
     figures = json.loads(path.read_bytes())
     assert (figures["heldout_before"], figures["heldout_after"]) == (0.0, 1.0)
     assert (figures["validation_before"], figures["validation_after"]) == (0.0, 1.0)
-    assert figures["metric_calls"] <= 150
+    calls, best = zip(*figures["curve"], strict=True)
+    assert calls[-1] == figures["metric_calls"] <= 150 and sorted(calls) == list(calls)
+    assert (best[0], best[-1]) == (0.0, 1.0) and sorted(best) == list(best)
     assert (figures["heldout_rows"], figures["heldout_calls"]) == (30, 60)
     assert len(engine.prompts) == figures["metric_calls"] + figures["heldout_calls"]
     assert figures["denoiser_passes"] == denoiser.num_passes > 0
@@ -403,9 +405,7 @@ def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(tmp_path, monkeypa
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2
-    assert re.fullmatch(
-        r"dspy-infill: \S+no\.jsonl does not exist\n", capsys.readouterr().err
-    )
+    assert re.fullmatch(r"dspy-infill: \S+no\.jsonl does not exist\n", capsys.readouterr().err)
 
 
 # The program

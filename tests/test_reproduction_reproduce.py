@@ -193,7 +193,7 @@ def test_perplexity_is_asked_for_once_and_shown(
         (3, "[RESULT] 3.5", 4, 1),
     ]
     text = tables[1].markdown()
-    assert "| C-gen | 4.50 ± 0.71 (SE 0.25) | – |" in text  # noqa: RUF001
+    assert "| C-gen | 4.50 ± 0.71 (SE 0.25) | – |" in text
     assert "left out of perplexity: 1 (C-gen: 1)." in text
     header, line = tables[1].csv().splitlines()
     assert header.startswith("Prompt,perplexity,perplexity_std,perplexity_runs,perplexity_se,")
@@ -235,7 +235,7 @@ def test_a_run_says_what_it_will_take_and_what_it_took(tmp_path: Path) -> None:
     assert second[1] == "  a: nothing left to do"
     assert "12 calls made" in first[-1] and "; 0 calls made" in second[-1]
     # A judge that always says 3 has no correlation.
-    assert "| C-gen | – | – |" in first[-2]  # noqa: RUF001
+    assert "| C-gen | – | – |" in first[-2]
 
 
 # Options

@@ -64,7 +64,7 @@ def test_the_paper_stands_beside_ours_and_runs_without_a_figure_are_said() -> No
         "| Prompt | Shots | Pearson | paper | Perplexity | paper | measured on |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         "| plain |  | 0.600 ± 0.100 | 0.100 ± 0.020 | 5.00 ± 1.00 | 7.40 | openai/a |",
-        "| other | 2 | 0.375 ± 0.177 (2 of 3 runs) | – | – | 3.00 | b \\| b |",  # noqa: RUF001
+        "| other | 2 | 0.375 ± 0.177 (2 of 3 runs) | – | – | 3.00 | b \\| b |",
     ]
     assert text.startswith("# Small\n\n> **Beware.**\n\n")
     assert "Runs: 3 (seeds 3, 4, 5)" in text

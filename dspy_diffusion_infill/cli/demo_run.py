@@ -139,6 +139,7 @@ class DemoOutcome:
             "heldout_calls": len(before.scores) + len(after.scores),
             "validation_before": results.score_before,
             "validation_after": results.score_after,
+            "curve": best_scores(results),
             "metric_calls": results.metric_calls,
             "denoiser_passes": results.denoiser_passes,
             "seconds": round(self.seconds, 1),
@@ -146,6 +147,17 @@ class DemoOutcome:
             "instructions_before": results.instructions_before["self"],
             "instructions_after": results.instructions_after["self"],
         }
+
+
+def best_scores(results: DetailedResults) -> list[list[float]]:
+    """Metric calls and the best validation score so far, from the first evaluation on."""
+    calls = results.metric_calls - sum(len(trial.scores) for trial in results.trials)
+    best, curve = results.score_before, [[calls, results.score_before]]
+    for trial in results.trials:
+        calls += len(trial.scores)
+        best = trial.score if trial.accepted else best
+        curve.append([calls, best])
+    return curve
 
 
 def check_fields(task: Path | None, input_field: str, output_field: str) -> None:

@@ -42,7 +42,7 @@ import torch
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, load_denoiser
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses
-from dspy_diffusion_infill.denoisers.infill_state import ResolvedSampling, InfillState
+from dspy_diffusion_infill.denoisers.infill_state import InfillState, ResolvedSampling
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -141,7 +141,9 @@ def nats_per_token(
                 ids[places[:k]] = truth[:k]
                 asked = [ids], [place[None]]
                 cached = infiller.sampling.cached
-                [(_, logits)] = passes.decode_masked(visible, *asked) if cached else passes.at(*asked)
+                [(_, logits)] = (
+                    passes.decode_masked(visible, *asked) if cached else passes.at(*asked)
+                )
             total -= float(logits[0].log_softmax(-1)[truth[k]])
             num += 1
     return total / num

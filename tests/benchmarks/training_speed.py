@@ -1,8 +1,8 @@
 """Tokens a second and peak memory of LoRA training, ours against a plain implementation.
 
-All train SmolLM2-135M-Instruct on the same rows (worked tasks, masked as in the recipe of the embedded
-denoiser), with the same masks, LoRA, optimizer and batch size, each in a process of its own, in
-turn::
+All train SmolLM2-135M-Instruct on the same rows (worked tasks, masked as in the recipe of the
+embedded denoiser), with the same masks, LoRA, optimizer and batch size, each in a process of its
+own, in turn::
 
     python tests/benchmarks/training_speed.py --rounds 3 --json OUT.json
 

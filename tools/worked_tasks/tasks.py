@@ -278,4 +278,3 @@ def _offsets() -> Callable[[str], Sequence[tuple[int, int]]]:
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
