@@ -11,6 +11,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import io
 import json
 import sys
 import sysconfig
@@ -141,6 +142,8 @@ class _Description:
             return self._function(thing, name)
         if inspect.isroutine(thing):
             return {"builtin": _qualified(thing)}
+        if isinstance(thing, io.IOBase) and isinstance(getattr(thing, "name", None), str):
+            return {"file": thing.name}  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(thing, _STATELESS):
             return {"stateless": type(thing).__qualname__}
         return self._state(thing, name)
@@ -247,10 +250,20 @@ def _annotation(value: Any) -> str:
 
 
 def _is_told(value: Any) -> bool:
-    """Whether a global that a function uses can change its results."""
-    if isinstance(value, type) or inspect.isfunction(value):
+    """Whether a global that a function uses can change its results.
+
+    Modules, and functions, classes and objects of an installed package, are what their name says;
+    not so arrays, and what DSPy and Python have that holds a user's values.
+    """
+    if isinstance(value, types.ModuleType):
+        return False
+    if isinstance(value, type) or inspect.isroutine(value):
         return not _is_of_a_library(value)
-    return isinstance(value, (*_PLAIN, list, tuple, dict, set, frozenset, enum.Enum))
+    if isinstance(value, dspy.Module | dspy.Example | dspy.BaseLM):
+        return True
+    kind = type(value)
+    root = kind.__module__.partition(".")[0]
+    return root in (*sys.stdlib_module_names, "numpy", "pandas") or not _is_of_a_library(kind)
 
 
 def _is_of_a_library(thing: Any) -> bool:

@@ -201,6 +201,6 @@ def test_a_config_that_lacks_a_size(tmp_path):
         load(folder)
 
 
-def test_dreams_context_is_what_it_was_taught_on(tmp_path):
+def test_dreams_context_is_what_it_was_trained_on(tmp_path):
     folder = save_published(tmp_path, "dream", max_position_embeddings=131072)
     assert load(folder).context_length == 2048

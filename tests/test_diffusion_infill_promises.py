@@ -245,6 +245,10 @@ def test_a_column_that_no_step_writes_is_no_label():
     assert results.score_after == 0.5
 
 
+async def awaited(example, prediction, trace=None):
+    return 1.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -255,12 +259,17 @@ def test_a_column_that_no_step_writes_is_no_label():
         ({"sampling": 128}, "sampling must be a Sampling or None"),
         ({"sampling": Sampling(), "steps": 3}, "inside of sampling=Sampling"),
         ({"failure_score": float("nan")}, "failure_score must be a finite number"),
+        ({"seed": "0"}, "seed must be a whole number"),
+        ({"protect": [""]}, "protect must hold no empty string"),
+        ({"acceptance": 0.5}, "acceptance must be an object with accepts"),
+        ({"metric": awaited}, "coroutine function"),
+        ({"metric": functools.partial(awaited, trace=None)}, "coroutine function"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_wrong_values_are_refused_up_front(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        DiffusionInfill(None, WordDenoiser(), **options)
+        DiffusionInfill(denoiser=WordDenoiser(), **options)
 
 
 def test_steps_and_temperature_still_work_and_name_what_replaces_them():

@@ -104,7 +104,7 @@ def test_the_masked_judge_and_c_gen_are_the_papers_to_the_character() -> None:
     assert c_gen == printed("c_gen")
 
 
-def test_what_is_evaluated_is_what_denoisers_are_taught_on(tmp_path: Path) -> None:
+def test_what_is_evaluated_is_what_denoisers_are_trained_on(tmp_path: Path) -> None:
     trained_on = ROOT / "dspy_diffusion_infill/training/data/feedback_collection.txt"
     evaluated = ROOT / "dspy_diffusion_infill/evaluation/prompts/judge_v1.txt"
     assert evaluated.read_bytes() == trained_on.read_bytes()

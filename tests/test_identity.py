@@ -4,7 +4,9 @@ import datetime
 import enum
 import functools
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -136,6 +138,46 @@ def test_a_helper_of_a_metric_is_a_part_of_it(monkeypatch):
     before = key(with_helper)
     monkeypatch.setitem(HELPERS, "points", 2.0)
     assert key(with_helper) != before
+
+
+USED: object = None
+
+
+def with_global(example, prediction):
+    return USED
+
+
+GLOBALS = {
+    "array": (np.arange(3), np.arange(4)),
+    "object": (Weighted(0.25), Weighted(0.75)),
+    "pattern": (re.compile("a"), re.compile("b")),
+    "partial": (functools.partial(plain, weight=0.25), functools.partial(plain, weight=0.75)),
+    "judge": (dspy.Predict("text -> score"), dspy.Predict("text, label -> score")),
+    "date": (datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", GLOBALS)
+def test_a_global_that_a_metric_uses_is_a_part_of_it(name, monkeypatch):
+    keys = set()
+    for value in GLOBALS[name]:
+        monkeypatch.setattr(sys.modules[__name__], "USED", value)
+        keys.add(key(with_global))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("value", [json, np.mean, np.ndarray, logging.getLogger("a")])
+def test_a_global_that_is_of_a_library_ends_no_search(value, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "USED", value)
+    assert key(with_global) == key(with_global)
+
+
+def test_an_open_file_is_its_name(tmp_path):
+    keys = set()
+    for name in ("a.txt", "b.txt"):
+        with open(tmp_path / name, "w") as file:
+            keys.add(key(weighted(file)))
+    assert len(keys) == 2
 
 
 class Program(dspy.Module):

@@ -30,7 +30,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def denoiser_folder(tmp_path_factory) -> Path:
-    """The tiny causal LM, untaught, as a masked diffusion LM."""
+    """The tiny causal LM, untrained, as a masked diffusion LM."""
     folder = save_causal(tmp_path_factory.mktemp("denoiser"))
     Settings(mask_token=MASK, context_length=128).write(folder)
     return folder

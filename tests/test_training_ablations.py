@@ -82,7 +82,7 @@ def arguments(tmp_path) -> list[str]:
     return found + [f"--set={override}" for override in overrides]
 
 
-def test_variants_are_taught_probed_and_not_run_again(arguments, tmp_path, capsys, monkeypatch):
+def test_variants_are_trained_probed_and_not_run_again(arguments, tmp_path, capsys, monkeypatch):
     main([*arguments, "--variants", "the recipe"])
     results = json.loads((tmp_path / "out.json").read_text())
     first = results["variants"]["the recipe"]

@@ -66,7 +66,7 @@ def test_responses_are_padded_with_end_of_text_and_full_sequences_are_not(name):
         assert stage.masking.eos_padding == (64 if stage.name == "ro" else 0)
 
 
-def test_the_recipe_of_the_embedded_denoiser_is_what_it_was_taught_with():
+def test_the_recipe_of_the_embedded_denoiser_is_what_it_was_trained_with():
     recipe = load_recipe("smollm2-adapt-fs")
     assert [stage.steps for stage in recipe.stages] == [150, 660]
     assert recipe.data.too_long == "cut" and recipe.data.max_length == 416

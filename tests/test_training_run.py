@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import MASK, save_causal
 from tiny_recipe import COLOURS, losses, save_probe, save_rows, silent, write_recipe
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 from transformers.integrations import integration_utils
 from typer.testing import CliRunner
 
@@ -118,12 +118,14 @@ def test_it_learns(tmp_path, causal, rows):
     assert sum(fs[-5:]) < 0.6 * sum(fs[:5])
 
 
-def test_a_missing_mask_token_is_added_to_a_copy_of_the_base_and_taught(tmp_path, causal, rows):
+def test_a_missing_mask_token_is_added_to_a_copy_of_the_base_and_trained(tmp_path, causal, rows):
     path = write_recipe(tmp_path, causal, rows, model={"form": "full"})
     recipe = load_recipe(path, ["model.adapt.mask_token=<|new|>", "stages.0.steps=2"])
     train(recipe, output=tmp_path / "out", show=silent)
     denoiser = load_denoiser(str(tmp_path / "out"), device="cpu")
-    assert denoiser.encode("<|new|>").input_ids == (denoiser.mask_id,)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "base")
+    assert tokenizer.convert_tokens_to_ids("<|new|>") == denoiser.mask_id
+    assert denoiser.mask_id not in denoiser.encode("<|new|>").input_ids  # a text is no mask
     assert denoiser.model.config.vocab_size == denoiser.mask_id + 1
     name = "model.embed_tokens.weight"
     with safe_open(tmp_path / "out" / "base" / "model.safetensors", "pt") as file:
@@ -137,7 +139,7 @@ def test_a_missing_mask_token_is_added_to_a_copy_of_the_base_and_taught(tmp_path
     assert not (tmp_path / "killed" / "base.unfinished").exists()
 
 
-def test_an_adapter_is_not_taught_with_a_mask_token_that_it_cannot_teach(tmp_path, causal, rows):
+def test_an_adapter_is_not_trained_with_a_mask_token_that_it_cannot_train(tmp_path, causal, rows):
     recipe = load_recipe(write_recipe(tmp_path, causal, rows), ["model.adapt.mask_token=<|new|>"])
     with pytest.raises(
         MissingMaskTokenError, match=r"has no token '<\|new\|>', and with model\.form"

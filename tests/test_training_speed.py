@@ -55,7 +55,7 @@ def test_ours_scores_masked_positions_and_plain_scores_all(tmp_path, monkeypatch
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
 @pytest.mark.parametrize(("bf16", "rel"), [("true", 5e-3), ("false", 1e-4)])
-def test_all_kinds_teach_the_same_rows_and_begin_with_the_same_loss(tmp_path, bf16, rel):
+def test_all_kinds_train_on_the_same_rows_and_begin_with_the_same_loss(tmp_path, bf16, rel):
     base = save_causal(tmp_path)
     overrides = [f"model.base={base}", f"model.adapt.mask_token={MASK}", "model.compile=false"]
     overrides += [f"model.bf16={bf16}"]

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
+from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.windows import Masking
@@ -92,11 +93,17 @@ def check_data(
 
 
 def check_metric(metric: Any) -> Callable[..., Any]:
-    """Raises TypeError unless the metric takes an example, a prediction, and optional arguments."""
+    """Raises TypeError unless it takes an example, a prediction, and optional arguments."""
     if not callable(metric):
         raise TypeError(
             "metric must be a function metric(example, prediction, trace=None), "
             f"got {_shown(metric)}"
+        )
+    called = getattr(metric, "func", metric)
+    if any(map(inspect.iscoroutinefunction, (called, getattr(called, "__call__", None)))):  # noqa: B004
+        raise TypeError(
+            "metric must return a number, and a coroutine function returns one only when awaited: "
+            "pass lambda example, prediction, trace=None: asyncio.run(metric(example, prediction))"
         )
     try:
         parameters = list(inspect.signature(metric).parameters.values())
@@ -176,6 +183,25 @@ def check_max_errors(max_errors: Any) -> int | None:
     if max_errors < 0:
         raise ValueError(f"max_errors must be 0 or more, got max_errors={max_errors}")
     return max_errors
+
+
+def check_seed(seed: Any) -> int:
+    """Raises unless it is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be a whole number, got {_shown(seed)}")
+    return seed
+
+
+def check_acceptance(acceptance: Any) -> Acceptance | None:
+    """Raises unless it is an object with a method ``accepts``, or None."""
+    if acceptance is not None and (
+        isinstance(acceptance, type) or not callable(getattr(acceptance, "accepts", None))
+    ):
+        raise TypeError(
+            "acceptance must be an object with accepts(new, best, gain), or None, "
+            f"got {_shown(acceptance)}"
+        )
+    return acceptance
 
 
 def check_failure_score(score: Any) -> float | None:
@@ -259,6 +285,8 @@ def check_protect(protect: Any) -> tuple[str | re.Pattern[str], ...]:
             raise TypeError(
                 f"protect must hold strings and compiled regular expressions, got {_shown(entry)}"
             )
+        if not entry:
+            raise ValueError("protect must hold no empty string: it would protect nothing")
     return entries
 
 

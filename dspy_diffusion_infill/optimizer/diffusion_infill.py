@@ -138,11 +138,12 @@ class DiffusionInfill(Teleprompter):
         if isinstance(guidance, str) and guidance != "auto":
             raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
         self.guidance: Guidance = guidance
-        self.acceptance = acceptance
+        self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
         self.max_errors = checks.check_max_errors(max_errors)
         self.failure_score = checks.check_failure_score(failure_score)
-        self.seed, self.log_dir, self.display_progress = seed, log_dir, display_progress
+        self.seed = checks.check_seed(seed)
+        self.log_dir, self.display_progress = log_dir, display_progress
         self._loaded: tuple[str | None, Denoiser] | None = None
 
     def get_params(self) -> dict[str, Any]:

@@ -88,17 +88,17 @@ def labelled_fields(program: dspy.Module, examples: Sequence[dspy.Example]) -> t
     )
     labelled = {name for example in examples for name in example.labels().keys()}
     fields = tuple(name for name in outputs if name in labelled)
-    for example in examples if fields else ():
-        check_labels(example, fields)
+    for number, example in enumerate(examples if fields else ()):
+        check_labels(example, fields, place=f"row {number}, ")
     return fields
 
 
-def check_labels(example: dspy.Example, fields: Sequence[str]) -> None:
+def check_labels(example: dspy.Example, fields: Sequence[str], *, place: str = "") -> None:
     """Raises ValueError unless the example labels one of the fields at least."""
     if not any(name in example for name in fields):
         raise ValueError(
-            f"the example {dict(example.items())!r:.100} labels none of {list(fields)}, so exact "
-            "match has nothing to compare: label it, leave it out, or pass metric="
+            f"{place}the example {dict(example.items())!r:.100} labels none of {list(fields)}, so "
+            "exact match has nothing to compare: label it, leave it out, or pass metric="
         )
 
 
