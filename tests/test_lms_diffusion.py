@@ -153,6 +153,15 @@ def test_an_option_out_of_range_is_an_error(options):
         diffusion_lm(Scripted("x"), **options)
 
 
+NO_NUMBERS = [("max_tokens", 2.5), ("max_tokens", True), ("max_tokens", "5"), ("temperature", "1")]
+
+
+@pytest.mark.parametrize(("option", "value"), [*NO_NUMBERS, ("temperature", float("nan"))])
+def test_an_option_that_is_no_such_number_is_an_error(option, value):
+    with pytest.raises((TypeError, ValueError), match=f"{option} must be .*got"):
+        diffusion_lm(Scripted("x"), **{option: value})
+
+
 def test_the_name_holds_model_and_options():
     name = diffusion_lm(Scripted("x"), steps=4, block_length=2).model
     assert name == "diffusion/scripted/steps=4/block_length=2"

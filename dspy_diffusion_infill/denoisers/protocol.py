@@ -144,7 +144,10 @@ class Denoiser(Protocol):
         ...
 
     def encode(self, text: str) -> Encoding:
-        """Tokens with character offsets; special tokens in the text are known, none is added."""
+        """Tokens with character offsets; special tokens in the text are known, none is added.
+
+        No text gives ``mask_id``: a mask token that the text spells out is ordinary characters.
+        """
         ...
 
     def decode(self, input_ids: Sequence[int]) -> str:

@@ -83,6 +83,8 @@ class TransformerDenoiser:
 
     def _without_whole_masks(self, text: str) -> list[str]:
         """The text in parts, cut inside of each mask token that it spells out."""
+        if not self._mask_token:  # the tokenizer has no text for it
+            return [text]
         first, *others = text.split(self._mask_token)
         parts = [first]
         for other in others:

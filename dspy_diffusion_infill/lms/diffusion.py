@@ -25,6 +25,7 @@ from dspy_diffusion_infill.lms.chatml import END_OF_TEXT
 from dspy_diffusion_infill.lms.engines import (
     AsyncInThread,
     as_stream,
+    check_answer_options,
     plain_messages,
     text_response,
 )
@@ -60,13 +61,13 @@ def diffusion_lm(
         cache: whether DSPy keeps the answers.
 
     Raises:
+        TypeError: an option is of another type.
         ValueError: an option is out of its range.
         DenoiserError: the denoiser cannot be loaded.
     """
     options = DiffusionOptions(steps=steps, block_length=block_length, algorithm=algorithm)
     options.sampling(temperature, None)
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got max_tokens={max_tokens}")
+    check_answer_options(max_tokens, temperature or 0)
     if isinstance(denoiser, str) or denoiser is None:
         engine = DiffusionEngine(_loaded(denoiser or ""), options, load_name=denoiser or "")
     else:

@@ -17,6 +17,7 @@ from dspy_diffusion_infill.lms.chatml import (
 from dspy_diffusion_infill.lms.engines import (
     AsyncInThread,
     as_stream,
+    check_answer_options,
     plain_messages,
     text_response,
 )
@@ -47,12 +48,10 @@ def embedded_lm(
     Raises:
         MissingDependencyError: ``xllamacpp`` or the weights are not installed; the message has the
             commands.
+        TypeError: an option is of another type.
         ValueError: an option is out of its range.
     """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got max_tokens={max_tokens}")
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 or more, got temperature={temperature}")
+    check_answer_options(max_tokens, temperature)
     engine = EmbeddedEngine(prompt_format=prompt_format, context_length=context_length)
     return dspy.LM(
         f"embedded/{revision()}/{prompt_format}",

@@ -1,6 +1,7 @@
 """What this package's engines for ``dspy.LM`` share: requests to plain text and back. Light."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
@@ -15,6 +16,18 @@ class Engine(Protocol):
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Answers one request."""
         ...
+
+
+def check_answer_options(max_tokens: Any, temperature: Any) -> None:
+    """Raises TypeError or ValueError unless an answer can have this length and temperature."""
+    if type(max_tokens) is not int:
+        raise TypeError(f"max_tokens must be a whole number, got max_tokens={max_tokens!r}")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got max_tokens={max_tokens}")
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        raise TypeError(f"temperature must be a number, got temperature={temperature!r}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 or more, got temperature={temperature}")
 
 
 class AsyncInThread:
