@@ -1,8 +1,7 @@
 """Every error that this package raises on purpose, in one tree.
 
 Wrong arguments raise the builtin ``ValueError`` or ``TypeError``; the classes here are for what a
-caller may want to
-catch. Each message names the value that was found and the change that mends it.
+caller may want to catch. Each message names the value that was found and the change that mends it.
 """
 
 from typing import Any

@@ -30,6 +30,8 @@ _SECRETS = ("api_key", "api_base", "base_url", "headers", "extra_headers")
 _LIBRARIES = tuple(
     {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+# Packages whose objects hold a user's values: what such an object is, its name does not say.
+_HOLD_VALUES = frozenset((*sys.stdlib_module_names, "numpy", "pandas"))
 # Nothing that a program computes depends on these.
 _STATELESS = (type(threading.Lock()), type(threading.RLock()), threading.local)
 _NOT_OF_A_PROGRAM = ("callbacks", "history", "_compiled")
@@ -263,7 +265,7 @@ def _is_told(value: Any) -> bool:
         return True
     kind = type(value)
     root = kind.__module__.partition(".")[0]
-    return root in (*sys.stdlib_module_names, "numpy", "pandas") or not _is_of_a_library(kind)
+    return root in _HOLD_VALUES or not _is_of_a_library(kind)
 
 
 def _is_of_a_library(thing: Any) -> bool:

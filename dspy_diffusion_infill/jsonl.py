@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.value_checks import broken_character
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,6 @@ def parse_json(content: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(f"no JSON: {error}") from error
     if b"\\ud" in content.lower():  # half of an escaped pair is JSON, and no Unicode text
-        try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise DataError(
-                f"the text holds \\u{ord(half):04x}, half of a surrogate pair: it was cut inside a "
-                "character, so take that half out"
-            ) from error
+        if broken := broken_character(json.dumps(value, ensure_ascii=False)):
+            raise DataError(f"the text {broken}")
     return value

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import dspy
+from pydantic.fields import FieldInfo
 
 INFILL_MARK = re.compile(r"\[\[infill:(\d+)\]\]")
 """A place in instructions that is filled in with so many tokens: ``[[infill:16]]``."""
@@ -86,6 +87,15 @@ def all_predictors(program: dspy.Module) -> dict[str, dspy.Predict]:
         found["self"] = program
     _collect(program, "", found)
     return found
+
+
+def output_fields(program: dspy.Module) -> dict[str, FieldInfo]:
+    """The output fields of all predictors by name, those of frozen parts too."""
+    return {
+        name: field
+        for predictor in all_predictors(program).values()
+        for name, field in signature_of(predictor).output_fields.items()
+    }
 
 
 def _collect(module: dspy.Module, prefix: str, found: dict[str, dspy.Predict]) -> None:

@@ -52,6 +52,17 @@ class Evaluation:
         """Rows on which the program or the metric raised."""
         return len(self.failures)
 
+    def followed_by(self, more: "Evaluation") -> "Evaluation":
+        """The scores of these rows and then of other ones."""
+        shift = len(self.scores)
+        return Evaluation(
+            scores=self.scores + more.scores,
+            traces=self.traces + more.traces,
+            failures=self.failures + more.failures,
+            failed=self.failed + tuple(shift + number for number in more.failed),
+            num_unread=self.num_unread + more.num_unread,
+        )
+
 
 class TooManyFailuresError(Exception):
     """More than ``max_errors`` rows of one evaluation raised.

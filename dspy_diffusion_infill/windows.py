@@ -11,6 +11,7 @@ from typing import Protocol
 
 from dspy_diffusion_infill.programs import INFILL_MARK
 from dspy_diffusion_infill.protection import Span, merge_spans
+from dspy_diffusion_infill.value_checks import check_whole
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -98,11 +99,8 @@ class SlidingWindow:
 
     def __post_init__(self) -> None:
         for name in ("window", "stride", "mask"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number of tokens, got {name}={value!r}")
-            if name != "stride" and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {name}={value}")
+            least = None if name == "stride" else 1
+            check_whole(name, getattr(self, name), least=least, unit="tokens")
         if not 1 <= self.stride <= self.window:
             raise ValueError(f"stride must be in 1..window={self.window}, got stride={self.stride}")
 
@@ -136,10 +134,8 @@ class Prefix:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mask < 1:
-            raise ValueError(f"mask must be at least 1, got mask={self.mask}")
-        if self.window is not None and self.window < 0:
-            raise ValueError(f"window must be 0 or more, got window={self.window}")
+        check_whole("mask", self.mask, least=1, unit="tokens")
+        check_whole("window", self.window, least=0, unit="tokens", optional=True)
 
     def windows(
         self, instructions: str, offsets: Sequence[Span], protected: Sequence[Span]

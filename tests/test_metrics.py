@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch, is_same, labelled_fields
+from dspy_diffusion_infill.programs import output_fields
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 EQUAL = [
@@ -127,15 +128,22 @@ def program() -> dspy.Module:
     return Steps()
 
 
+def labelled(**data: list[dspy.Example]) -> tuple[str, ...]:
+    return labelled_fields(output_fields(program()), data)
+
+
 def test_labelled_fields_are_the_programs_outputs_that_examples_label():
-    assert labelled_fields(program(), [ROW]) == ("clue", "colour")
-    assert labelled_fields(program(), [ROW.without("clue")]) == ("colour",)
-    assert labelled_fields(program(), [ROW.without("clue", "colour")]) == ()
+    assert labelled(trainset=[ROW]) == ("clue", "colour")
+    assert labelled(trainset=[ROW.without("clue")]) == ("colour",)
+    assert labelled(valset=[ROW.without("clue", "colour")]) == ()
 
 
-def test_one_row_without_a_label_among_labelled_ones_is_refused():
-    with pytest.raises(ValueError, match="leave it out, or pass metric="):
-        labelled_fields(program(), [ROW, ROW.without("clue", "colour")])
+def test_one_row_without_a_label_among_labelled_ones_is_refused_by_its_name():
+    bare = ROW.without("clue", "colour")
+    with pytest.raises(ValueError, match=r"trainset\[1\]: .*leave it out, or pass metric="):
+        labelled(trainset=[ROW, bare])
+    with pytest.raises(ValueError, match=r"valset\[0\]: the example"):
+        labelled(trainset=[ROW, ROW], valset=[bare])
 
 
 def test_exact_match_over_nothing_is_refused():

@@ -133,3 +133,11 @@ def test_ctrl_c_in_a_run_ends_the_evaluation():
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(Interrupted(), ROWS, is_right, num_threads=1)
+
+
+def test_evaluations_are_joined_with_the_failures_of_both():
+    first = evaluate(Parity(raises=(1,)), ROWS[:2], is_right, num_threads=1)
+    both = first.followed_by(first)
+    assert both.scores == (1.0, 0.0, 1.0, 0.0) and len(both.traces) == 4
+    assert both.failed == (1, 3)
+    assert both.failures == ("RuntimeError: no answer for 1",) * 2

@@ -289,10 +289,7 @@ def _first_evaluation(
         raise DiffusionInfillError(
             f"the LM failed on all of the first {len(few)} rows, so nothing else was run: {kind}"
         ) from error
-    more = _evaluate(program, rest, metric)
-    return Evaluation(
-        first.scores + more.scores, first.traces + more.traces, first.failures + more.failures
-    )
+    return first.followed_by(_evaluate(program, rest, metric))
 
 
 def _evaluate(program: dspy.Module, examples: list[dspy.Example], metric: ExactMatch) -> Evaluation:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
+from dspy_diffusion_infill.value_checks import check_whole
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,13 +78,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, is_optional in (("steps", False), ("block_length", True), ("top_k", True)):
-            value = getattr(self, name)
-            if value is None and is_optional:
-                continue
-            if type(value) is not int:
-                raise TypeError(f"{name} must be a whole number, got {name}={value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {name}={value}")
+            check_whole(name, getattr(self, name), least=1, optional=is_optional)
         if self.algorithm is not None and self.algorithm not in get_args(Algorithm):
             known = ", ".join(get_args(Algorithm))
             raise ValueError(f"algorithm must be one of {known}, got {self.algorithm!r}")

@@ -21,6 +21,7 @@ from dspy_diffusion_infill.denoisers.protocol import (
     ScoreRequest,
 )
 from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.value_checks import broken_character
 
 
 class TransformerDenoiser:
@@ -63,14 +64,8 @@ class TransformerDenoiser:
         Raises:
             ValueError: the text holds half of a surrogate pair, which no encoding has.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):04x}"
-            raise ValueError(
-                f"the text holds {half}, half of a surrogate pair: it was cut inside a character, "
-                "so take that half out"
-            ) from None
+        if broken := broken_character(text):
+            raise ValueError(f"the text {broken}")
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         start = 0

@@ -94,7 +94,7 @@ def bootstrap_interval(
 ) -> Interval | None:
     """A bootstrap interval of one coefficient of ``agreement``.
 
-    ScoredRows are resampled at sample level, whole articles or systems at the other two.
+    Rows are resampled at sample level, whole articles or systems at the other two.
 
     Returns:
         None where the coefficient is undefined in half of the resamples or more, and for fewer than
@@ -140,7 +140,7 @@ def compare(
 ) -> Comparison:
     """Compares two judges (or two prompts of one judge) on the same rows, at sample level.
 
-    ScoredRows in which any of the three scores is missing do not enter.
+    Rows in which any of the three scores is missing do not enter.
 
     Raises:
         ValueError: the sequences differ in length, or ``confidence`` is not in (0, 1).

@@ -9,6 +9,8 @@ from dspy import lm15
 from dspy._vendor.lm15.types import StreamEvent
 from dspy.clients.engines.base import validate_request
 
+from dspy_diffusion_infill.value_checks import check_whole
+
 
 class Engine(Protocol):
     """The part of ``dspy.clients.engines.base.Engine`` that is ours to write."""
@@ -20,10 +22,7 @@ class Engine(Protocol):
 
 def check_answer_options(max_tokens: Any, temperature: Any) -> None:
     """Raises TypeError or ValueError unless an answer can have this length and temperature."""
-    if type(max_tokens) is not int:
-        raise TypeError(f"max_tokens must be a whole number, got max_tokens={max_tokens!r}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got max_tokens={max_tokens}")
+    check_whole("max_tokens", max_tokens, least=1)
     if isinstance(temperature, bool) or not isinstance(temperature, int | float):
         raise TypeError(f"temperature must be a number, got temperature={temperature!r}")
     if not 0 <= temperature < math.inf:

@@ -13,7 +13,10 @@ from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.programs import signature_of
+from dspy_diffusion_infill.value_checks import check_whole
 from dspy_diffusion_infill.windows import Masking
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def check_student(student: Any, *, has_lm: bool = False) -> None:
@@ -105,12 +108,9 @@ def check_metric(metric: Any) -> Callable[..., Any]:
             "metric must return a number, and a coroutine function returns one only when awaited: "
             "pass lambda example, prediction, trace=None: asyncio.run(metric(example, prediction))"
         )
-    try:
-        parameters = list(inspect.signature(metric).parameters.values())
-    except (TypeError, ValueError):  # some callables written in C have no signature
+    if (parameters := _parameters(metric)) is None:
         return metric
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    takes = [p for p in parameters if p.kind in positional]
+    takes = [p for p in parameters if p.kind in _POSITIONAL]
     required = [p for p in takes if p.default is inspect.Parameter.empty]
     keyword_only = [
         p.name
@@ -130,15 +130,20 @@ def check_metric(metric: Any) -> Callable[..., Any]:
 
 def num_positional(metric: Callable[..., Any]) -> int:
     """How many arguments the metric is given: 3 where it requires a trace, else 2."""
-    try:
-        parameters = inspect.signature(metric).parameters.values()
-    except (TypeError, ValueError):
-        return 2
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [
-        p for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty
+        p
+        for p in _parameters(metric) or ()
+        if p.kind in _POSITIONAL and p.default is inspect.Parameter.empty
     ]
     return max(2, len(required))
+
+
+def _parameters(metric: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """None for some callables written in C, which have no signature."""
+    try:
+        return list(inspect.signature(metric).parameters.values())
+    except (TypeError, ValueError):
+        return None
 
 
 def check_lm(lm: Any) -> dspy.BaseLM | None:
@@ -168,27 +173,18 @@ def check_counts(*, optional: Mapping[str, Any], **counts: int) -> None:
     """Raises unless every count is a whole number of at least 1; an optional one may be None."""
     given = {name: value for name, value in optional.items() if value is not None}
     for name, value in {**counts, **given}.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {name}={value}")
+        check_whole(name, value, least=1)
 
 
 def check_max_errors(max_errors: Any) -> int | None:
     """Raises unless it is None or a whole number of at least 0."""
-    if max_errors is None:
-        return None
-    if isinstance(max_errors, bool) or not isinstance(max_errors, int):
-        raise TypeError(f"max_errors must be a whole number or None, got {_shown(max_errors)}")
-    if max_errors < 0:
-        raise ValueError(f"max_errors must be 0 or more, got max_errors={max_errors}")
+    check_whole("max_errors", max_errors, least=0, optional=True)
     return max_errors
 
 
 def check_seed(seed: Any) -> int:
     """Raises unless it is a whole number."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be a whole number, got {_shown(seed)}")
+    check_whole("seed", seed)
     return seed
 
 

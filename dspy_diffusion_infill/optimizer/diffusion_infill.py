@@ -21,7 +21,8 @@ from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
 from dspy_diffusion_infill.optimizer.guidance import Guidance
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
-from dspy_diffusion_infill.optimizer.prepare import Plan, open_journal, prepare
+from dspy_diffusion_infill.optimizer.plan import Plan, open_journal
+from dspy_diffusion_infill.optimizer.prepare import prepare
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
-from dspy_diffusion_infill.optimizer.prepare import Plan
+from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
 from dspy_diffusion_infill.windows import Masking, Window

@@ -1,29 +1,24 @@
 """What is paid for before the first trial: the student's scores, and traced runs."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import dspy
-
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.optimizer.prepare import Plan
+from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.traces import (
     Worked,
     work_examples,
     worked_from_json,
     worked_to_json,
 )
-from dspy_diffusion_infill.optimizer.validation import (
-    Validator,
-    evaluation_from_json,
-    evaluation_to_json,
-)
+from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.programs import all_predictors
 from dspy_diffusion_infill.runs import Evaluation
 
 logger = logging.getLogger(__name__)
 
+_BASELINE = "baseline"  # keys in the journal
+_TRACED = "traced runs"
 _WORKED = "worked examples"
 
 
@@ -54,15 +49,18 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
     Raises:
         TooManyFailuresError: too many rows raised.
     """
-    if not plan.traces_wanted:
-        baseline = _evaluate("baseline", plan.base, plan.valset, validator, journal)
-        return FirstEvaluation(baseline, plan.labelled, is_traced=False)
     known = journal.get(_WORKED)
-    again = known is None
-    baseline = _evaluate("baseline", plan.base, plan.valset, validator, journal, anew=again)
+    anew = plan.traces_wanted and known is None  # the journal has no traces
+    baseline = validator.evaluate_once(
+        plan.base, plan.valset, journal, _BASELINE, about=_BASELINE, anew=anew
+    )
+    if not plan.traces_wanted:
+        return FirstEvaluation(baseline, plan.labelled, is_traced=False)
     runner, traced = plan.teacher or plan.base, baseline
     if not plan.baseline_is_traced:
-        traced = _evaluate("traced runs", runner, plan.trainset, validator, journal, anew=again)
+        traced = validator.evaluate_once(
+            runner, plan.trainset, journal, _TRACED, about=_TRACED, anew=anew
+        )
     if known is not None:
         return FirstEvaluation(
             baseline, worked_from_json(known, plan.base, plan.trainset), is_traced=True
@@ -75,23 +73,3 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
     elif journal.path is not None:
         logger.warning("a step's values cannot be journaled: a resumed search runs them again")
     return FirstEvaluation(baseline, worked, is_traced=True)
-
-
-def _evaluate(
-    key: str,
-    program: dspy.Module,
-    rows: Sequence[dspy.Example],
-    validator: Validator,
-    journal: Journal,
-    *,
-    anew: bool = False,
-) -> Evaluation:
-    """From the journal where it has it, without traces; else, or ``anew``, by running."""
-    known = journal.get(key)
-    if known is not None and not anew:
-        evaluation = evaluation_from_json(known)
-        validator.replay(evaluation)
-        return evaluation
-    evaluation = validator.evaluate(program, rows)
-    journal.put(key, evaluation_to_json(evaluation), about=key)
-    return evaluation

@@ -7,7 +7,7 @@ screens proposals before a metric call is spent, and decides ties. Acceptance st
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,6 @@ from dspy_diffusion_infill.contexts import Slot, ever_smaller, render_messages
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.labels import labels_of
-from dspy_diffusion_infill.programs import all_predictors, signature_of
 from dspy_diffusion_infill.scorers.default import default_scorer
 from dspy_diffusion_infill.scorers.protocol import BoundedScorer, ResponseScorer, ScoredPair
 
@@ -158,13 +157,8 @@ def guide_for(
     return None if scorer is None else Guide(scorer)
 
 
-def labels_of_rows(rows: Sequence[dspy.Example], program: dspy.Module) -> list[Hashable]:
+def labels_of_rows(rows: Sequence[dspy.Example], outputs: Container[str]) -> list[Hashable]:
     """Each row's label among the program's output fields; other columns are no labels."""
-    outputs = {
-        name
-        for predictor in all_predictors(program).values()
-        for name in signature_of(predictor).output_fields
-    }
     return labels_of([{k: v for k, v in row.labels().items() if k in outputs} for row in rows])
 
 

@@ -4,7 +4,7 @@ import enum
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,6 @@ from dspy.evaluate.metrics import normalize_text
 from pydantic import BaseModel
 
 from dspy_diffusion_infill.optimizer.options import Scoring
-from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.words import bare, without_punctuation
 
 # "1,250.50", "-3", "+.5", "2e-3"; and the end of a sentence after it.
@@ -64,32 +63,39 @@ class ExactMatch:
         return float(bool(equal) and all(equal))
 
 
-def with_metric(scoring: Scoring, program: dspy.Module, rows: Sequence[dspy.Example]) -> Scoring:
+def with_metric(
+    scoring: Scoring, outputs: Iterable[str], data: Mapping[str, Sequence[dspy.Example]]
+) -> Scoring:
     """The scoring with a metric: exact match over the labelled fields where it has none.
+
+    Args:
+        scoring: with a metric or without.
+        outputs: the program's output fields, in order.
+        data: the rows that are scored, by name, such as ``valset``.
 
     Raises:
         ValueError: no row, or not every row, labels an output field of the program.
     """
     if scoring.metric is not None:
         return scoring
-    metric = ExactMatch(labelled_fields(program, rows))
+    metric = ExactMatch(labelled_fields(outputs, data))
     logger.info("no metric was given: normalised exact match over %s", ", ".join(metric.fields))
     return replace(scoring, metric=metric)
 
 
-def labelled_fields(program: dspy.Module, examples: Sequence[dspy.Example]) -> tuple[str, ...]:
-    """The output fields of the program's predictors that the examples label, in order.
+def labelled_fields(
+    outputs: Iterable[str], data: Mapping[str, Sequence[dspy.Example]]
+) -> tuple[str, ...]:
+    """The output fields that the examples label, in order.
 
     Raises:
-        ValueError: some examples label output fields, and others none.
+        ValueError: some examples label output fields, and others none; it names data set and row.
     """
-    outputs = dict.fromkeys(
-        name for p in program.predictors() for name in signature_of(p).output_fields
-    )
-    labelled = {name for example in examples for name in example.labels().keys()}
+    labelled = {name for rows in data.values() for row in rows for name in row.labels().keys()}
     fields = tuple(name for name in outputs if name in labelled)
-    for number, example in enumerate(examples if fields else ()):
-        check_labels(example, fields, place=f"row {number}, ")
+    for name, rows in data.items() if fields else ():
+        for number, row in enumerate(rows):
+            check_labels(row, fields, place=f"{name}[{number}]: ")
     return fields
 
 

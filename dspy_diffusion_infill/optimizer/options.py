@@ -49,8 +49,7 @@ class SearchOptions:
             ValueError: a masking of the user's own cannot be described.
         """
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
-        protected = [entry if isinstance(entry, str) else entry.pattern for entry in self.protect]
-        return [*plain, describe(self.maskings, "masking"), protected]
+        return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,136 +1,22 @@
 """Checks everything that a search works with and gathers it in a plan, before anything is paid."""
 
-import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import dspy
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
-from dspy_diffusion_infill.identity import (
-    describe,
-    describe_lms,
-    describe_program,
-    describe_rows,
-    key_of,
-)
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import ProposalFilter
-from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.optimizer.acceptance import Acceptance, MetricFirst
+from dspy_diffusion_infill.optimizer.acceptance import MetricFirst
 from dspy_diffusion_infill.optimizer.checks import check_data
-from dspy_diffusion_infill.optimizer.guidance import Guide, guide_for, labels_of_rows
+from dspy_diffusion_infill.optimizer.guidance import guide_for, labels_of_rows
 from dspy_diffusion_infill.optimizer.metrics import with_metric
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
-from dspy_diffusion_infill.optimizer.targets import Target
-from dspy_diffusion_infill.optimizer.traces import (
-    Worked,
-    labelled_examples,
-    make_slots,
-    needs_traces,
-)
-from dspy_diffusion_infill.programs import base_of
-from dspy_diffusion_infill.protection import generated_text
-from dspy_diffusion_infill.windows import Window, take_marks
-
-logger = logging.getLogger(__name__)
-
-JOURNAL_FILE = "journal.jsonl"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What one ``compile`` is going to do. Nothing in it changes while it runs.
-
-    Attributes:
-        student: the program as it was handed in; never changed.
-        base: the program that trials change: a copy, its marks taken out, bound to the LM that
-            trials are run with.
-        teacher: a program whose runs give the responses of steps without labels; None is the base.
-        trainset: what the denoiser sees in its contexts.
-        valset: what programs are scored on; the very trainset where they are equal.
-        names: the predictors to optimise.
-        before: the student's instructions, marks included, by predictor name.
-        infiller: makes proposals.
-        guide: likelihood guidance; None is the paper's procedure.
-        acceptance: decides whether a trial is kept.
-        scoring: how programs are scored.
-        options: how wide and how long.
-        log_dir: folder of the journal; None keeps no file.
-        labelled: the worked examples that labels alone give.
-        traces_wanted: whether runs must give the others.
-    """
-
-    student: dspy.Module
-    base: dspy.Module
-    teacher: dspy.Module | None
-    trainset: Sequence[dspy.Example]
-    valset: Sequence[dspy.Example]
-    names: tuple[str, ...]
-    before: Mapping[str, str]
-    infiller: Infiller
-    guide: Guide | None
-    acceptance: Acceptance
-    scoring: Scoring
-    options: SearchOptions
-    log_dir: Path | None
-    labelled: Worked = field(repr=False)
-    traces_wanted: bool
-
-    @property
-    def baseline_is_traced(self) -> bool:
-        """Whether the runs that score the student give the traces too."""
-        return self.teacher is None and self.valset is self.trainset
-
-    @property
-    def first_calls(self) -> int:
-        """Program runs before the first trial."""
-        more = self.traces_wanted and not self.baseline_is_traced
-        return len(self.valset) + (len(self.trainset) if more else 0)
-
-    def targets(self, worked: Worked) -> dict[str, Target]:
-        """The predictors to search over, at the start, with these worked examples."""
-        agents = generated_text(self.base)
-        targets = {}
-        for name, slot in make_slots(self.base, worked).items():
-            text, marked = take_marks(self.before[name])
-            proposal_filter = ProposalFilter.over(slot.examples)
-            targets[name] = Target(slot, text, agents.get(name, ()), marked, proposal_filter)
-        return targets
-
-    def windows(self, target: Target, sweep: int = 0) -> list[Window]:
-        """The windows of a target's current instructions in a sweep."""
-        masking = self.options.maskings[sweep % len(self.options.maskings)]
-        return target.windows(masking, self.options.protect, self.infiller.denoiser)
-
-    def identity(self) -> dict[str, Any]:
-        """What makes two searches the same; a journal of another one is refused.
-
-        Raises:
-            ValueError: the program, the metric, a row or a masking cannot be described.
-        """
-        return {
-            "program": key_of(dict(self.before), describe_program(self.base)),
-            "teacher": key_of(describe_program(self.teacher)),
-            "trainset": describe_rows(self.trainset, "trainset"),
-            "valset": describe_rows(self.valset, "valset"),
-            "metric": [
-                key_of(describe(self.scoring.metric, "metric")),
-                self.scoring.failure_score,
-            ],
-            "lm": describe_lms(self.base),
-            "adapter": key_of(describe(dspy.settings.adapter, "adapter")),
-            "denoiser": self.infiller.denoiser.name,
-            "sampling": repr(self.infiller.sampling),
-            "examples_per_context": list(self.infiller.examples_per_context),
-            "guidance": None if self.guide is None else self.guide.scorer.name,
-            "acceptance": key_of(describe(self.acceptance, "acceptance")),
-            "options": self.options.identity(),
-        }
+from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.traces import needs_traces, work_examples
+from dspy_diffusion_infill.programs import base_of, output_fields
 
 
 def prepare(
@@ -170,11 +56,13 @@ def prepare(
     )
     # 2. The program that trials change, and its instructions.
     base, names, before = base_of(student, options.predictors, validation_lm)
+    outputs = output_fields(base)
     # 3. The metric, and what guides the search and decides.
-    scoring = with_metric(scoring, student, [*rows, *val])
+    data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
+    scoring = with_metric(scoring, outputs, data)
     denoiser = load()
     guide = guide_for(base, names[0], options.guidance, denoiser)
-    labels = labels_of_rows(val, base) if guide is not None else None
+    labels = labels_of_rows(val, outputs) if guide is not None else None
     # 4. The plan, which must be possible within budget and context.
     plan = Plan(
         student=student,
@@ -190,24 +78,12 @@ def prepare(
         scoring=scoring,
         options=options,
         log_dir=log_dir,
-        labelled=labelled_examples(base, names, rows),
+        labelled=work_examples(base, names, rows),
         traces_wanted=needs_traces(base, names, rows),
     )
     _check_budget(plan)
     _check_contexts(plan)
     return plan
-
-
-def open_journal(plan: Plan) -> Journal:
-    """The journal of the plan; one on disk must be of this search.
-
-    Raises:
-        ValueError: the folder holds the journal of another search, or something of this one cannot
-            be described.
-    """
-    if plan.log_dir is None:
-        return Journal(None)
-    return Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
 
 
 def _check_budget(plan: Plan) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 import dspy
 
-from dspy_diffusion_infill.programs import all_predictors, signature_of
+from dspy_diffusion_infill.programs import output_fields
+from dspy_diffusion_infill.value_checks import broken_character
 
 
 def check_rows(rows: Sequence[dspy.Example], program: dspy.Module, *, name: str) -> None:
@@ -25,14 +26,16 @@ def check_rows(rows: Sequence[dspy.Example], program: dspy.Module, *, name: str)
             label; or a text holds half of a surrogate pair.
     """
     required, taken = _inputs_of(program)
-    outputs = _output_fields(program)
+    may_be_none = {
+        name: _takes_none(field.annotation) for name, field in output_fields(program).items()
+    }
     for number, row in enumerate(rows):
         place = f"{name}[{number}]"
         _check_inputs(row, place, required, taken)
         for field, value in row.items():
             _check_text(value, f"{place}[{field!r}]")
-            is_allowed = value is None and outputs.get(field, True)
-            if field in outputs and _is_missing(value) and not is_allowed:
+            is_allowed = value is None and may_be_none.get(field, True)
+            if field in may_be_none and _is_missing(value) and not is_allowed:
                 raise ValueError(
                     f"{place}[{field!r}] is {value!r}, and {field!r} is an output that is compared "
                     "with it: label the row or leave it out"
@@ -64,14 +67,8 @@ def _check_inputs(
 
 def _check_text(value: Any, place: str) -> None:
     for text in _texts(value):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):04x}"
-            raise ValueError(
-                f"{place} holds {half}, half of a surrogate pair: the text was cut inside a "
-                "character, so take that half out"
-            ) from None
+        if broken := broken_character(text):
+            raise ValueError(f"{place} {broken}")
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -94,15 +91,6 @@ def _is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, float) and math.isnan(value)
-
-
-def _output_fields(program: dspy.Module) -> dict[str, bool]:
-    """The output fields of the program's predictors, and whether each may be None."""
-    return {
-        name: _takes_none(field.annotation)
-        for predictor in all_predictors(program).values()
-        for name, field in signature_of(predictor).output_fields.items()
-    }
 
 
 def _takes_none(annotation: Any) -> bool:

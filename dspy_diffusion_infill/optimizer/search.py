@@ -13,13 +13,11 @@ from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.acceptance import is_better
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
 from dspy_diffusion_infill.optimizer.guidance import Gain
-from dspy_diffusion_infill.optimizer.prepare import Plan
+from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.results import Trial
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.validation import (
     Validator,
-    evaluation_from_json,
-    evaluation_to_json,
 )
 from dspy_diffusion_infill.programs import with_instructions
 from dspy_diffusion_infill.runs import Evaluation
@@ -232,14 +230,13 @@ class Search:
         if not self.validator.room_for(len(plan.valset)):
             return None
         changes = {**self.instructions(), target.name: proposal.instructions}
-        key = key_of("trial", changes)
-        if (known := self.journal.get(key)) is not None:
-            evaluation = evaluation_from_json(known)
-            self.validator.replay(evaluation)
-            return evaluation
-        evaluation = self.validator.evaluate(with_instructions(plan.base, changes), plan.valset)
-        self.journal.put(key, evaluation_to_json(evaluation), about="trial")
-        return evaluation
+        return self.validator.evaluate_once(
+            with_instructions(plan.base, changes),
+            plan.valset,
+            self.journal,
+            key_of("trial", changes),
+            about="trial",
+        )
 
 
 def _trial(

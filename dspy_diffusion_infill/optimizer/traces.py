@@ -29,13 +29,6 @@ def needs_traces(
     return False
 
 
-def labelled_examples(
-    program: dspy.Module, names: Sequence[str], examples: Sequence[dspy.Example]
-) -> Worked:
-    """The worked examples that labels alone give, without a run."""
-    return work_examples(program, names, examples)
-
-
 def work_examples(
     program: dspy.Module,
     names: Sequence[str],

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.checks import num_positional
 from dspy_diffusion_infill.optimizer.options import Scoring
 from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, as_float, evaluate
@@ -31,6 +32,12 @@ class Validator:
     metric_calls: int = 0
     failure_kinds: Counter[str] = field(default_factory=Counter)
     lowest: float = 0.0
+    _arguments: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        metric = self.scoring.metric
+        assert metric is not None, "a plan has a metric"
+        self._arguments = num_positional(metric)
 
     @property
     def num_failures(self) -> int:
@@ -46,6 +53,35 @@ class Validator:
         """Counts an evaluation that was paid for in a run that was cut off."""
         self.metric_calls += len(evaluation.scores)
         self._count(evaluation)
+
+    def evaluate_once(
+        self,
+        program: dspy.Module,
+        rows: Sequence[dspy.Example],
+        journal: Journal,
+        key: str,
+        *,
+        about: str,
+        anew: bool = False,
+    ) -> Evaluation:
+        """As ``evaluate``, but from the journal, without traces, where it has the key.
+
+        Args:
+            program: see above.
+            rows: see above.
+            journal: has the evaluations that were paid for.
+            key: of this one.
+            about: what the journal's line says that it is.
+            anew: evaluate it whatever the journal has.
+        """
+        known = None if anew else journal.get(key)
+        if known is not None:
+            evaluation = evaluation_from_json(known)
+            self.replay(evaluation)
+            return evaluation
+        evaluation = self.evaluate(program, rows)
+        journal.put(key, evaluation_to_json(evaluation), about=about)
+        return evaluation
 
     def evaluate(self, program: dspy.Module, rows: Sequence[dspy.Example]) -> Evaluation:
         """Runs and scores the program on every row.
@@ -94,7 +130,7 @@ class Validator:
     def _score(self, example: dspy.Example, prediction: Any) -> float:
         metric = self.scoring.metric
         assert metric is not None, "a plan has a metric"
-        return as_float(metric(example, prediction, *(None,) * (num_positional(metric) - 2)))
+        return as_float(metric(example, prediction, *(None,) * (self._arguments - 2)))
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Infilling as one step of a prompt search: the paper's procedure with the shipped optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -66,11 +66,15 @@ def infill(program: dspy.Module, shots: Sequence[dspy.Example], step: InfillStep
         log_dir=step.folder,
         display_progress=False,
     )
-    is_masked = any(take_marks(text)[1] for text in instructions_of(program).values())
     better = optimizer.compile(program, list(shots))
-    if step.prefix is None and not is_masked:
+    if not is_masked(step.prefix, instructions_of(program)):
         return better
     return with_instructions(better, _best_infilled(cast(DetailedResults, better.detailed_results)))
+
+
+def is_masked(prefix: int | None, instructions: Mapping[str, str]) -> bool:
+    """Whether a part of the prompt is masked from the start: a prefix, or marks."""
+    return prefix is not None or any(take_marks(text)[1] for text in instructions.values())
 
 
 def _best_infilled(results: DetailedResults) -> dict[str, str]:

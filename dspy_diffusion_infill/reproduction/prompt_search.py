@@ -13,7 +13,7 @@ from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.programs import instructions_of, with_instructions
 from dspy_diffusion_infill.reproduction.experiment import PromptStep, SearchSpec
-from dspy_diffusion_infill.reproduction.infill_step import InfillStep, infill
+from dspy_diffusion_infill.reproduction.infill_step import InfillStep, infill, is_masked
 from dspy_diffusion_infill.reproduction.journals import CallsUnderWay, Stop
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.tasks import Benchmark
@@ -209,8 +209,8 @@ class PromptSearch:
 
 def leaves_a_hole(step: PromptStep, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
     """Whether a part was masked from the start and is still not filled."""
-    is_masked = step.prefix is not None or any(take_marks(text)[1] for text in before.values())
-    return step.kind == "infill" and is_masked and bare(after) == bare(before)
+    was_masked = is_masked(step.prefix, before)
+    return step.kind == "infill" and was_masked and bare(after) == bare(before)
 
 
 def bare(instructions: Mapping[str, str]) -> Instructions:

@@ -7,7 +7,7 @@ plain dicts of JSON values, since they go through the run's journal.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import dspy
 from dspy.signatures.signature import make_signature
@@ -31,6 +31,7 @@ from dspy_diffusion_infill.evaluation.judges import (
 )
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
+from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.reproduction.experiment import JudgeSpec, ModelSpec
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
@@ -193,7 +194,7 @@ class GsmProgram(dspy.Module):
             ``answer``: the whole completion, empty where the LM gave none; ``prompt``: what was
             sent.
         """
-        signature = cast("type[dspy.Signature]", self.solve.signature)
+        signature = signature_of(self.solve)
         demos = [dict(demo) for demo in self.solve.demos]
         messages = self.adapter.format(signature, demos, {"question": question})
         prompt = "\n".join(message["content"] for message in messages)

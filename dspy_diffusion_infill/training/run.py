@@ -114,7 +114,7 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StagePlan:
     """One stage of a run, with what the data and the number of processes decide.
 
     Attributes:
@@ -140,7 +140,7 @@ class Plan:
 
 def plan_stage(
     recipe: Recipe, number: int, pools: tuple[Pool, ...], output: Path, *, num_processes: int
-) -> Plan:
+) -> StagePlan:
     """Works out the number of steps, and shares a step among the processes.
 
     Raises:
@@ -160,12 +160,12 @@ def plan_stage(
         num_steps = min(max(1, by_epochs), stage.steps or by_epochs + 1)
     assert num_steps is not None
     folder = stage_folder(recipe, number, output)
-    return Plan(stage, number, folder, num_steps, accumulation // num_processes)
+    return StagePlan(stage, number, folder, num_steps, accumulation // num_processes)
 
 
 def run_stage(
     recipe: Recipe,
-    plan: Plan,
+    plan: StagePlan,
     pools: tuple[Pool, ...],
     model: Trainable,
     evaluation: EvaluationData,
@@ -190,7 +190,7 @@ def run_stage(
 
 def build_trainer(
     recipe: Recipe,
-    plan: Plan,
+    plan: StagePlan,
     pools: tuple[Pool, ...],
     model: Trainable,
     show: Callable[[str], None],
@@ -228,7 +228,7 @@ def measure(
 
 
 def _dataset(
-    recipe: Recipe, plan: Plan, pools: tuple[Pool, ...], model: Trainable
+    recipe: Recipe, plan: StagePlan, pools: tuple[Pool, ...], model: Trainable
 ) -> MaskedSequences:
     masking = plan.stage.masking
     seed = recipe.seed + 1_000_003 * plan.number  # each stage draws anew
@@ -259,7 +259,7 @@ def _pools_of(stage: Stage, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
     return tuple(replace(pool, weight=weight) for pool, weight in pairs if weight > 0)
 
 
-def _about_cut(plan: Plan, num_cut: int | None) -> list[str]:
+def _about_cut(plan: StagePlan, num_cut: int | None) -> list[str]:
     """A line for the card, where sequences were cut."""
     if not num_cut:
         return []
@@ -276,7 +276,7 @@ def _eos_id(checkpoint: Checkpoint) -> int:
     return eos_id
 
 
-def _arguments(recipe: Recipe, plan: Plan) -> TrainingArguments:
+def _arguments(recipe: Recipe, plan: StagePlan) -> TrainingArguments:
     optimizer: OptimizerOptions = plan.stage.optimizer
     return TrainingArguments(
         output_dir=str(plan.folder),

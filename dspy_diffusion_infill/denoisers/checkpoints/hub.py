@@ -30,7 +30,7 @@ _SAMPLES, _SAMPLE_BYTES = 16, 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CheckpointFiles:
     """A checkpoint's files.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
     hub_id: str | None = None
 
 
-def find(name: str, revision: str | None = None) -> Source:
+def find(name: str, revision: str | None = None) -> CheckpointFiles:
     """Finds a checkpoint; from the hub, only configs and tokenizer are fetched yet.
 
     Raises:
@@ -64,10 +64,10 @@ def find(name: str, revision: str | None = None) -> Source:
     if hub_id.count("/") != 1 or hub_id.startswith((".", "~", "/")):
         raise UnknownDenoiserError(_unknown(name))
     snapshot = _snapshot(hub_id, revision, _SMALL_FILES)
-    return Source(snapshot, f"{hub_id}@{snapshot.name[:12]}", hub_id)
+    return CheckpointFiles(snapshot, f"{hub_id}@{snapshot.name[:12]}", hub_id)
 
 
-def fetch_weights(source: Source) -> None:
+def fetch_weights(source: CheckpointFiles) -> None:
     """Downloads the weights of a hub checkpoint, never its code; a folder has them."""
     if source.hub_id is not None:
         _snapshot(source.hub_id, source.folder.name, [*_SMALL_FILES, *_WEIGHT_FILES])
@@ -93,13 +93,13 @@ def _snapshot(hub_id: str, revision: str | None, files: list[str]) -> Path:
         ) from error
 
 
-def _local(folder: Path, name: str, revision: str | None) -> Source:
+def _local(folder: Path, name: str, revision: str | None) -> CheckpointFiles:
     if revision is not None:
         raise ValueError(
             f"revision is for checkpoints of the hub and {name!r} is a folder: use revision=None, "
             f"got revision={revision!r}"
         )
-    return Source(folder, f"{name}@{fingerprint(folder)}")
+    return CheckpointFiles(folder, f"{name}@{fingerprint(folder)}")
 
 
 def fingerprint(folder: Path) -> str:

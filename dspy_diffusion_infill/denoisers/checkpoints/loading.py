@@ -7,7 +7,7 @@ import torch
 
 from dspy_diffusion_infill.denoisers.checkpoints import hub
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
-from dspy_diffusion_infill.denoisers.checkpoints.hub import Source
+from dspy_diffusion_infill.denoisers.checkpoints.hub import CheckpointFiles
 from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, open_adapted
 from dspy_diffusion_infill.denoisers.checkpoints.placement import Options
 from dspy_diffusion_infill.denoisers.checkpoints.published import (
@@ -46,7 +46,7 @@ def load(
     return denoiser
 
 
-def _open(source: Source, options: Options) -> Checkpoint:
+def _open(source: CheckpointFiles, options: Options) -> Checkpoint:
     """Looks what the checkpoint is before its weights are fetched."""
     if (source.folder / SETTINGS_FILE).is_file():
         hub.fetch_weights(source)

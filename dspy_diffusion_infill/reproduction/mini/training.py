@@ -1,7 +1,7 @@
 """Pretraining and fine-tuning of the small model.
 
 The loop is plain torch, since two optimizers step at once: Muon the hidden matrices, AdamW the
-rest. MaskingName and loss are those of all our training.
+rest. Masking and loss are those of all our training.
 """
 
 import math

@@ -1,0 +1,43 @@
+"""Checks of single values that several layers take, each with one wording."""
+
+from typing import Any
+
+
+def check_whole(
+    name: str, value: Any, *, least: int | None = None, unit: str = "", optional: bool = False
+) -> None:
+    """Raises unless the value is a whole number in range; a bool is none.
+
+    Args:
+        name: what the error calls the value.
+        value: what was given.
+        least: the smallest number allowed; None allows any.
+        unit: what is counted, such as ``tokens``.
+        optional: whether None is allowed.
+
+    Raises:
+        TypeError: it is no ``int``.
+        ValueError: it is below ``least``.
+    """
+    if value is None and optional:
+        return
+    if type(value) is not int:
+        allowed = f"a whole number{f' of {unit}' if unit else ''}{' or None' if optional else ''}"
+        raise TypeError(f"{name} must be {allowed}, got {name}={value!r:.60}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {name}={value}")
+
+
+def broken_character(text: str) -> str | None:
+    """What an error says of a text that is cut inside a character; None where it is whole.
+
+    Such a text holds half of a surrogate pair, which no encoding has.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return (
+            f"holds \\u{ord(text[error.start]):04x}, half of a surrogate pair: it was cut inside a "
+            "character, so take that half out"
+        )
+    return None
