@@ -4,6 +4,9 @@ What Evaluate alone does not give: the trace of each run, failures apart from sc
 call of a row. With several threads Evaluate sends a row again that has taken two minutes; here the
 second call waits for the first one's outcome. Evaluate, and so every DSPy callback, gets the rows,
 the program's predictions, and the program itself but for its ``__call__``.
+
+An ``Accountant`` is asked before each run, and told what the LMs of the run took; the caller's
+``dspy.track_usage()`` has it too.
 """
 
 import copy
@@ -20,6 +23,9 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from dspy_diffusion_infill.accounting import Accountant, Accounts, RunRefusedError
+from dspy_diffusion_infill.usage import Usage, added
+
 Trace = tuple[tuple[Any, dict[str, Any], Any], ...]
 Score = Callable[[dspy.Example, Any], float]
 
@@ -34,6 +40,7 @@ class Evaluation:
         failures: what the program or the metric raised, in the order of ``failed``.
         failed: the numbers of these rows.
         num_unread: failures where the LM answered, but not in a form that the adapter reads.
+        usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
     """
 
     scores: tuple[float, ...]
@@ -41,6 +48,7 @@ class Evaluation:
     failures: tuple[str, ...] = ()
     failed: tuple[int, ...] = ()
     num_unread: int = 0
+    usage: Usage = ()
 
     @property
     def mean(self) -> float:
@@ -61,6 +69,7 @@ class Evaluation:
             failures=self.failures + more.failures,
             failed=self.failed + tuple(shift + number for number in more.failed),
             num_unread=self.num_unread + more.num_unread,
+            usage=added(self.usage, more.usage),
         )
 
 
@@ -84,6 +93,7 @@ def evaluate(
     num_threads: int | None = None,
     max_errors: int | None = None,
     failure_score: float = 0.0,
+    accountant: Accountant | None = None,
 ) -> Evaluation:
     """Runs and scores the program on every row.
 
@@ -95,11 +105,13 @@ def evaluate(
         max_errors: rows that may raise; None is any number. Answers that the adapter cannot read
             do not count: they are what other instructions may mend.
         failure_score: what a row counts on which the program or the score raised.
+        accountant: may refuse runs; None allows all.
 
     Raises:
+        RunRefusedError: the accountant refused a run; those that were under way have ended.
         TooManyFailuresError: more than ``max_errors`` rows raised.
     """
-    runs = _Runs(program, examples, score, failure_score, max_errors)
+    runs = _Runs(program, examples, score, failure_score, max_errors, accountant)
     evaluator = dspy.Evaluate(
         devset=runs.rows,
         metric=runs.score,
@@ -109,9 +121,12 @@ def evaluate(
         provide_traceback=False,
     )
     try:
-        with _quiet_evaluate():
+        with _quiet_evaluate(), dspy.context(usage_tracker=None):
             results = evaluator(runs.recorded_program())
     except Exception as error:
+        if runs.accounts.is_refused:
+            runs.accounts.wait()
+            raise RunRefusedError("a run was refused") from error
         failures = runs.errors()
         serious = [one for one in failures if not is_unreadable(one)]
         if max_errors is None or len(serious) <= max_errors:
@@ -176,6 +191,7 @@ class _Runs:
 
     Attributes:
         rows: the examples, each an object of its own even where one is given twice.
+        accounts: what each run takes.
     """
 
     def __init__(
@@ -185,10 +201,12 @@ class _Runs:
         score: Score,
         failure_score: float,
         max_errors: int | None,
+        accountant: Accountant | None,
     ) -> None:
         self.rows = [example.copy() for example in examples]
         self._program, self._score = program, score
         self._failure_score, self._max_errors = failure_score, max_errors
+        self.accounts = Accounts(accountant)
         self._lock = threading.Lock()
         self._this_thread = threading.local()
         self._numbers = {id(row): number for number, row in enumerate(self.rows)}
@@ -222,7 +240,7 @@ class _Runs:
                 same.append(Future())
             ended = same[-1] if is_new else next((f for f in same if not f.done()), same[0])
         if is_new:
-            _settle(ended, lambda: _run(kind, program, inputs))
+            _settle(ended, lambda: self._accounted_run(kind, program, inputs))
         self._this_thread.run = run = ended.result()
         return run.prediction
 
@@ -236,8 +254,11 @@ class _Runs:
         with self._lock:
             is_first = number not in self._outcomes
             ended = self._outcomes.setdefault(number, Future())
-        if is_first:
-            _settle(ended, lambda: self._scored(example, run))
+        try:
+            if is_first:
+                _settle(ended, lambda: self._scored(example, run))
+        finally:
+            self.accounts.close()
         outcome = ended.result()
         if self._max_errors is not None:
             serious = [error for error in self.errors() if not is_unreadable(error)]
@@ -261,25 +282,41 @@ class _Runs:
             failures=tuple(map(describe_error, errors.values())),
             failed=tuple(errors),
             num_unread=sum(map(is_unreadable, errors.values())),
+            usage=self.accounts.usage,
         )
 
     def _scored(self, example: dspy.Example, run: _Run) -> _Outcome:
         if run.error is not None:
             return _Outcome(self._failure_score, None, run.error)
         try:
-            return _Outcome(self._score(example, run.prediction), run.trace, None)
+            with self.accounts.tracked():
+                return _Outcome(self._score(example, run.prediction), run.trace, None)
         except Exception as error:
             return _Outcome(self._failure_score, None, error)
 
+    def _accounted_run(
+        self, kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]
+    ) -> _Run:
+        """One call, if the accountant allows it; it is settled when it has been scored."""
+        self.accounts.open()
+        try:
+            return self._run(kind, program, inputs)
+        except BaseException:  # Ctrl-C: it is not going to be scored
+            self.accounts.close()
+            raise
 
-def _run(kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]) -> _Run:
-    """One call under a trace of its own."""
-    try:
-        with dspy.context(trace=[]):
-            prediction = kind.__call__(program, **inputs)
-            return _Run(prediction, tuple(dspy.settings.trace), None)
-    except Exception as error:
-        return _Run(dspy.Prediction(), None, error)
+    def _run(self, kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]) -> _Run:
+        """One call under a trace of its own."""
+        try:
+            with dspy.context(trace=[]), self.accounts.tracked() as tracker:
+                prediction = kind.__call__(program, **inputs)
+                # DSPy does so itself where no tracker is set.
+                if dspy.settings.track_usage and self.accounts.outer is None:
+                    if isinstance(prediction, dspy.Prediction):
+                        prediction.set_lm_usage(tracker.get_total_tokens())
+                return _Run(prediction, tuple(dspy.settings.trace), None)
+        except Exception as error:
+            return _Run(dspy.Prediction(), None, error)
 
 
 def _settle(future: Future[Any], make: Callable[[], Any]) -> None:
