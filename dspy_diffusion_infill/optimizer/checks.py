@@ -5,12 +5,14 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.options import RUNS_PER_ROW, Auto
+from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.value_checks import check_whole
@@ -180,6 +182,55 @@ def check_max_errors(max_errors: Any) -> int | None:
     """Raises unless it is None or a whole number of at least 0."""
     check_whole("max_errors", max_errors, least=0, optional=True)
     return max_errors
+
+
+def check_amount(name: str, amount: Any, *, unit: str) -> float | None:
+    """Raises unless it is None or a finite number of the unit, above 0."""
+    if amount is None:
+        return None
+    wanted = f"{name} must be a number of {unit} above 0, or None for no cap"
+    if isinstance(amount, bool) or not isinstance(amount, int | float):
+        raise TypeError(f"{wanted}, got {name}={amount!r:.60}")
+    if not 0 < amount < math.inf:
+        raise ValueError(f"{wanted}, got {name}={amount}")
+    return float(amount)
+
+
+def check_auto(auto: Any, *, max_metric_calls: int | None) -> Auto | None:
+    """Raises unless it names a budget, and no other budget of metric calls is given."""
+    if auto is None:
+        return None
+    if not isinstance(auto, str) or auto not in RUNS_PER_ROW:
+        names = ", ".join(map(repr, RUNS_PER_ROW))
+        raise ValueError(f"auto must be one of {names}, or None, got auto={auto!r:.60}")
+    if max_metric_calls is not None:
+        raise ValueError(
+            f"auto={auto!r} gives max_metric_calls by the size of the valset, and "
+            f"max_metric_calls={max_metric_calls} is given too: leave one of them out"
+        )
+    return cast(Auto, auto)
+
+
+def check_prices(prices: Any) -> dict[str, Price] | None:
+    """The prices as a dict of pairs; raises unless each is a pair of finite numbers, at least 0."""
+    if prices is None:
+        return None
+    wanted = (
+        "prices must be {model: (USD a million prompt tokens, USD a million completion tokens)}"
+    )
+    if not isinstance(prices, Mapping) or not all(isinstance(name, str) for name in prices):
+        raise TypeError(f"{wanted}, got {_shown(prices)}")
+    for name, pair in prices.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"{wanted}, got prices[{name!r}]={pair!r:.60}")
+        for price in pair:
+            if isinstance(price, bool) or not isinstance(price, int | float):
+                raise TypeError(f"{wanted}, got prices[{name!r}]={pair!r:.60}")
+            if not 0 <= price < math.inf:
+                raise ValueError(f"a price must be at least 0, got prices[{name!r}]={pair!r:.60}")
+    return {
+        name: (float(prompt), float(completion)) for name, (prompt, completion) in prices.items()
+    }
 
 
 def check_seed(seed: Any) -> int:

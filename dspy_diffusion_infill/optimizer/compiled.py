@@ -70,6 +70,9 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         denoiser=plan.infiller.denoiser.name,
         guidance=None if plan.guide is None else plan.guide.scorer.name,
         skipped=dict(search.skipped),
+        end_reason=search.end_reason,
+        lm_tokens=search.validator.budget.lm_tokens,
+        lm_cost=search.validator.budget.lm_cost,
     )
 
 

@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -16,16 +16,19 @@ from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.optimizer import checks
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.budget import BudgetSpentError
 from dspy_diffusion_infill.optimizer.compiled import compiled_program
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
 from dspy_diffusion_infill.optimizer.guidance import Guidance
-from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
+from dspy_diffusion_infill.optimizer.options import Auto, Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.plan import Plan, open_journal
 from dspy_diffusion_infill.optimizer.prepare import prepare
+from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search
+from dspy_diffusion_infill.optimizer.spending import budget_of
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.runs import TooManyFailuresError
@@ -54,6 +57,11 @@ class DiffusionInfill(Teleprompter):
         examples_per_context: tuple[int, int] = (1, 4),
         sampling: Sampling | None = None,
         max_metric_calls: int | None = None,
+        auto: Auto | None = None,
+        max_lm_tokens: int | None = None,
+        max_cost: float | None = None,
+        max_seconds: float | None = None,
+        prices: Mapping[str, Price] | None = None,
         predictors: Sequence[str] | None = None,
         protect: Protect = (),
         guidance: Guidance = "auto",
@@ -91,6 +99,15 @@ class DiffusionInfill(Teleprompter):
                 None is the denoiser's own temperature and algorithm.
             max_metric_calls: budget of program runs, the first evaluation included; never passed.
                 None is none.
+            auto: a budget of program runs by the size of the valset, in place of
+                ``max_metric_calls``: 20 (``"light"``), 50 (``"medium"``) or 120 (``"heavy"``) runs
+                a row.
+            max_lm_tokens: cap on the prompt and completion tokens of all LM calls.
+            max_cost: cap on their cost, USD, by litellm's price list and ``prices``.
+            max_seconds: cap on the wall time of one ``compile``, the loading of the denoiser
+                included. What the caps promise: ``optimizer.budget``.
+            prices: USD a million prompt tokens and a million completion tokens, by the name of an
+                LM's model; it goes before litellm's list.
             predictors: names of the predictors to optimise; None is all.
             protect: strings and regular expressions that are never masked, beside placeholders and
                 field names.
@@ -126,7 +143,11 @@ class DiffusionInfill(Teleprompter):
             self.maskings = (scheme,)
         for num_masks in checks.check_masks(mask) if scheme is None else ():
             self.maskings += (SlidingWindow(window=window, stride=stride, mask=num_masks),)
-        limits = {"max_metric_calls": max_metric_calls, "num_threads": num_threads}
+        limits = {
+            "max_metric_calls": max_metric_calls,
+            "max_lm_tokens": max_lm_tokens,
+            "num_threads": num_threads,
+        }
         counted = {"sweeps": sweeps, "num_proposals": num_proposals, "num_validated": num_validated}
         checks.check_counts(**counted, optional=limits)
         checks.check_example_range(examples_per_context)
@@ -134,6 +155,11 @@ class DiffusionInfill(Teleprompter):
         self.examples_per_context = examples_per_context
         self.sampling = checks.check_sampling(sampling, steps=steps, temperature=temperature)
         self.max_metric_calls, self.num_threads = max_metric_calls, num_threads
+        self.auto: Auto | None = checks.check_auto(auto, max_metric_calls=max_metric_calls)
+        self.max_lm_tokens = max_lm_tokens
+        self.max_cost = checks.check_amount("max_cost", max_cost, unit="USD")
+        self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
+        self.prices = checks.check_prices(prices)
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
         if isinstance(guidance, str) and guidance != "auto":
@@ -197,24 +223,27 @@ class DiffusionInfill(Teleprompter):
 
         Raises:
             TypeError: student, data, metric or teacher are of the wrong type.
-            ValueError: data without inputs or labels, unknown predictor, no LM: all before any
-                call.
+            ValueError: data without inputs or labels, unknown predictor, no LM, caps that do not
+                cover the first evaluation, an LM without the price that ``max_cost`` needs: all
+                before any call.
             TooManyErrors: more than ``max_errors`` examples of one evaluation failed; holds the
                 best program so far. So does whatever else ends the search, Ctrl-C included: in
                 its attributes ``best_program`` and ``detailed_results``.
         """
-        started = time.perf_counter()
+        started = time.monotonic()
         plan = self._prepare(student, trainset, teacher, valset)
         cost = estimate(plan)
         logger.info("DiffusionInfill: %s", cost)
-        search = Search(plan, Validator(plan.scoring), open_journal(plan))
+        validator = Validator(plan.scoring, budget_of(plan, started=started))
+        search = Search(plan, validator, open_journal(plan))
+        validator.resume(search.journal)
         passes = plan.infiller.denoiser.num_passes
 
         def result() -> dspy.Module:
             made = plan.infiller.denoiser.num_passes - passes
-            return compiled_program(search, passes=made, seconds=time.perf_counter() - started)
+            return compiled_program(search, passes=made, seconds=validator.budget.seconds)
 
-        with _best_on_exception(result):
+        with _best_on_exception(result), _ends_at_a_cap(search):
             search.begin(first_evaluation(plan, search.validator, search.journal))
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
                 search.run()
@@ -240,6 +269,11 @@ class DiffusionInfill(Teleprompter):
                 max_errors=self.max_errors,
                 failure_score=self.failure_score,
                 max_metric_calls=self.max_metric_calls,
+                max_lm_tokens=self.max_lm_tokens,
+                max_cost=self.max_cost,
+                max_seconds=self.max_seconds,
+                auto=self.auto,
+                prices=self.prices,
             ),
             options=SearchOptions(
                 maskings=self.maskings,
@@ -266,6 +300,20 @@ class DiffusionInfill(Teleprompter):
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = (name, load_denoiser(name))
         return self._loaded[1]
+
+
+@contextmanager
+def _ends_at_a_cap(search: Search) -> Iterator[None]:
+    """A cap ends the search wherever it is, as if it were done."""
+    try:
+        yield
+    except BudgetSpentError as error:
+        assert search.validator.budget.end_reason is not None
+        search.end_reason = search.validator.budget.end_reason
+        if search.first is None:
+            logger.warning("nothing was tried, as the first evaluation did not end: %s", error)
+        else:
+            logger.info("the search ends: %s", error)
 
 
 @contextmanager

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.spending import (
+    CHARS_PER_TOKEN,
+    prices_of,
+    run_bound,
+    usage_bound,
+)
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
 from dspy_diffusion_infill.windows import Masking, Window
-
-_CHARS_PER_TOKEN = 4  # English text under the usual tokenizers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +26,13 @@ class CostEstimate:
         metric_calls: program runs, the first evaluation included.
         lm_calls: calls of the program's LM; a program with loops may make more, and DSPy's
             ChatAdapter asks a second time, in JSON, where it cannot read an answer.
-        lm_tokens: prompt tokens of these calls, at four characters a token.
+        lm_tokens: prompt tokens of these calls, at four characters a token; at most
+            ``max_lm_tokens``.
         denoiser_passes: forward passes over one context each; those of guidance too, where the
             denoiser says how likely responses are.
+        cost: USD, if every prompt is as long as the longest row makes it and every answer as long
+            as its LM's ``max_tokens``; at most ``max_cost``, and None where a price is unknown.
+        seconds: ``max_seconds``; None without, since nobody knows how fast the LM answers.
     """
 
     num_windows: int
@@ -32,12 +40,16 @@ class CostEstimate:
     lm_calls: int
     lm_tokens: int
     denoiser_passes: int
+    cost: float | None = None
+    seconds: float | None = None
 
     def __str__(self) -> str:
+        money = f", at most {self.cost:.2f} USD" if self.cost else ""
+        time = f", at most {self.seconds:g} s" if self.seconds is not None else ""
         return (
             f"at most {self.metric_calls:,} program runs ({self.lm_calls:,} LM calls, about "
             f"{self.lm_tokens:,} prompt tokens) and {self.denoiser_passes:,} denoiser passes, "
-            f"over {self.num_windows} windows a sweep"
+            f"over {self.num_windows} windows a sweep{money}{time}"
         )
 
 
@@ -53,8 +65,8 @@ def estimate(plan: Plan) -> CostEstimate:
         validated = min(validated, options.num_validated)
     num_windows = sum(map(len, sweeps))
     runs = plan.first_calls + num_windows * validated * len(plan.valset)
-    if (limit := plan.scoring.max_metric_calls) is not None:
-        runs = min(runs, limit)
+    caps = plan.scoring.caps
+    runs = _at_most(runs, caps.max_metric_calls)
     steps = plan.infiller.sampling.steps
     passes = sum(min(steps, _most_masks(plan, *one)) for sweep in sweeps for one in sweep)
     scored = num_windows * num_proposals + len(targets)
@@ -62,9 +74,24 @@ def estimate(plan: Plan) -> CostEstimate:
         num_windows=len(sweeps[0]),
         metric_calls=runs,
         lm_calls=runs * len(plan.base.predictors()),
-        lm_tokens=runs * sum(map(_prompt_tokens, targets)),
+        lm_tokens=_at_most(runs * sum(map(_prompt_tokens, targets)), caps.max_lm_tokens),
         denoiser_passes=passes * num_proposals + scored * _passes_a_text(plan),
+        cost=_cost(plan, runs),
+        seconds=caps.max_seconds,
     )
+
+
+def _at_most(amount: int, cap: int | None) -> int:
+    return amount if cap is None else min(amount, cap)
+
+
+def _cost(plan: Plan, runs: int) -> float | None:
+    """USD of so many runs; None where a price is unknown."""
+    prices, cap = prices_of(plan), plan.scoring.max_cost
+    if prices.cost(usage_bound(plan.base, plan)) is None:
+        return None
+    most = runs * run_bound(plan).cost
+    return most if cap is None else min(most, cap)
 
 
 def _most_masks(plan: Plan, window: Window, sweep: int) -> int:
@@ -82,6 +109,6 @@ def _passes_a_text(plan: Plan) -> int:
 
 def _prompt_tokens(target: Target) -> int:
     if not target.slot.examples:  # they come from traced runs, which an estimate does not make
-        return len(target.text) // _CHARS_PER_TOKEN
+        return len(target.text) // CHARS_PER_TOKEN
     messages = render_messages(target.slot, target.text, target.slot.examples[:1])[:-1]
-    return sum(len(message["content"]) for message in messages) // _CHARS_PER_TOKEN
+    return sum(len(message["content"]) for message in messages) // CHARS_PER_TOKEN

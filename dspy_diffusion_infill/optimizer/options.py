@@ -1,15 +1,22 @@
 """How a search scores programs, and how wide and long it is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.identity import describe
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.budget import Caps
 from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.windows import Masking
+
+Auto = Literal["light", "medium", "heavy"]
+
+RUNS_PER_ROW: Mapping[Auto, int] = {"light": 20, "medium": 50, "heavy": 120}
+"""What ``auto`` allows: evaluations of the whole valset, the first one included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,11 @@ class Scoring:
         failure_score: what a row that raised counts; None is 0, or the lowest score that the metric
             has given where that is below 0.
         max_metric_calls: budget over all evaluations; None is none.
+        max_lm_tokens: cap on prompt and completion tokens; None is none.
+        max_cost: cap in USD; None is none.
+        max_seconds: cap on the wall time; None is none.
+        auto: gives ``max_metric_calls`` by the size of the valset; None does not.
+        prices: the user's prices, by model.
     """
 
     metric: Callable[..., Any] | None
@@ -71,3 +83,24 @@ class Scoring:
     max_errors: int | None = None
     failure_score: float | None = None
     max_metric_calls: int | None = None
+    max_lm_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+    auto: Auto | None = None
+    prices: Mapping[str, Price] | None = None
+
+    @property
+    def caps(self) -> Caps:
+        """What may be spent."""
+        return Caps(
+            max_metric_calls=self.max_metric_calls,
+            max_lm_tokens=self.max_lm_tokens,
+            max_cost=self.max_cost,
+            max_seconds=self.max_seconds,
+        )
+
+    def for_rows(self, num_rows: int) -> "Scoring":
+        """With the budget that ``auto`` gives for a valset of so many rows."""
+        if self.auto is None:
+            return self
+        return replace(self, max_metric_calls=RUNS_PER_ROW[self.auto] * num_rows, auto=None)

@@ -15,6 +15,7 @@ from dspy_diffusion_infill.optimizer.guidance import guide_for, labels_of_rows
 from dspy_diffusion_infill.optimizer.metrics import with_metric
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.spending import check_caps
 from dspy_diffusion_infill.optimizer.traces import needs_traces, work_examples
 from dspy_diffusion_infill.programs import base_of, output_fields
 
@@ -46,8 +47,8 @@ def prepare(
 
     Raises:
         TypeError: student, data or teacher are of the wrong type.
-        ValueError: a row, a predictor's name or the budget is wrong, or the adapter cannot render
-            an example.
+        ValueError: a row, a predictor's name or a cap is wrong, an LM has no price where
+            ``max_cost`` needs it, or the adapter cannot render an example.
         ContextTooLongError: the instructions do not fit the denoiser's context.
     """
     # 1. What the user hands in.
@@ -59,7 +60,7 @@ def prepare(
     outputs = output_fields(base)
     # 3. The metric, and what guides the search and decides.
     data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
-    scoring = with_metric(scoring, outputs, data)
+    scoring = with_metric(scoring.for_rows(len(val)), outputs, data)
     denoiser = load()
     guide = guide_for(base, names[0], options.guidance, denoiser)
     labels = labels_of_rows(val, outputs) if guide is not None else None
@@ -81,18 +82,9 @@ def prepare(
         labelled=work_examples(base, names, rows),
         traces_wanted=needs_traces(base, names, rows),
     )
-    _check_budget(plan)
+    check_caps(plan)
     _check_contexts(plan)
     return plan
-
-
-def _check_budget(plan: Plan) -> None:
-    budget = plan.scoring.max_metric_calls
-    if budget is not None and plan.first_calls > budget:
-        raise ValueError(
-            f"max_metric_calls={budget} does not cover the first evaluations: "
-            f"{plan.first_calls} program runs"
-        )
 
 
 def _check_contexts(plan: Plan) -> None:

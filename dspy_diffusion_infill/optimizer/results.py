@@ -1,10 +1,18 @@
 """What a search leaves behind: every trial, and the counts."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import dspy
 
+from dspy_diffusion_infill.optimizer.budget import Cap
+
 Scores = tuple[float, ...]
+EndReason = (
+    Cap
+    | Literal["all windows tried", "perfect score", "patience", "interrupted", "no run succeeded"]
+)
+"""Why a search ended: it was done, a cap was reached, or an exception cut it off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,10 @@ class DetailedResults:
         denoiser: its name.
         guidance: name of the response scorer; None without.
         skipped: predictors that were left alone, and why.
+        end_reason: why the search ended; the name of a cap where one was reached.
+        lm_tokens: prompt and completion tokens that the LMs of program and metric took, over all
+            processes of a resumed search.
+        lm_cost: what they cost, USD; None where a price is unknown.
     """
 
     instructions_before: dict[str, str]
@@ -112,6 +124,9 @@ class DetailedResults:
     denoiser: str
     guidance: str | None
     skipped: dict[str, str]
+    end_reason: EndReason = "all windows tried"
+    lm_tokens: int = 0
+    lm_cost: float | None = None
 
 
 def results_of(program: dspy.Module) -> DetailedResults:

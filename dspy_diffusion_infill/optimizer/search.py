@@ -14,7 +14,7 @@ from dspy_diffusion_infill.optimizer.acceptance import is_better
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
 from dspy_diffusion_infill.optimizer.guidance import Gain
 from dspy_diffusion_infill.optimizer.plan import Plan
-from dspy_diffusion_infill.optimizer.results import Trial
+from dspy_diffusion_infill.optimizer.results import EndReason, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.validation import (
     Validator,
@@ -59,6 +59,7 @@ class Search:
         trials: all trials so far.
         screened: proposals that guidance dropped.
         out_of_budget: the next trial would have passed ``max_metric_calls``.
+        end_reason: why it ended; ``"interrupted"`` until it has.
     """
 
     plan: Plan
@@ -72,6 +73,7 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     screened: int = 0
     out_of_budget: bool = False
+    end_reason: EndReason = "interrupted"
 
     def begin(self, first: FirstEvaluation) -> None:
         """Takes the first evaluation and settles which predictors are searched over."""
@@ -89,6 +91,7 @@ class Search:
         if self.first is not None and self.first.is_hopeless:
             ((kind, _),) = self.validator.failure_kinds.most_common(1)
             logger.warning("no run of the student succeeded, so nothing is tried: %s", kind)
+            self.end_reason = "no run succeeded"
             return
         for target in self.targets.values():
             if self.plan.guide is not None:
@@ -98,9 +101,11 @@ class Search:
             for name, target in self.targets.items():
                 self._sweep(target, sweep, num_windows[name, sweep])
                 if self.out_of_budget:
+                    self.end_reason = "max_metric_calls"
                     budget = self.plan.scoring.max_metric_calls
                     logger.info("max_metric_calls=%s is spent", budget)
                     return
+        self.end_reason = "all windows tried"
 
     def instructions(self) -> dict[str, str]:
         """The best instructions so far, of the predictors under search."""
@@ -176,9 +181,10 @@ class Search:
         if (known := self.journal.get(key_of(*parts))) is None:
             options = self.plan.options
             seed = random.Random(f"{options.seed}/{parts}").randrange(2**31)
-            made = self.plan.infiller.propose(
-                target.slot, target.text, window, num=options.num_proposals, seed=seed
-            )
+            with self.validator.budget.batch("proposals"):
+                made = self.plan.infiller.propose(
+                    target.slot, target.text, window, num=options.num_proposals, seed=seed
+                )
             known = [[list(p.fills), p.confidence] for p in made]
             self.journal.put(key_of(*parts), known, about=parts[0])
         return [
@@ -216,9 +222,11 @@ class Search:
         assert self.plan.guide is not None
         keys = [key_of("likelihood", target.name, text) for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if not self._has(key)}
-        scored = self.plan.guide.log_likelihoods(target.slot, list(new.values())) if new else []
-        for key, log_likelihoods in zip(new, scored, strict=True):
-            self.journal.put(key, list(log_likelihoods), about="likelihood")
+        if new:
+            with self.validator.budget.batch("likelihoods"):
+                scored = self.plan.guide.log_likelihoods(target.slot, list(new.values()))
+            for key, log_likelihoods in zip(new, scored, strict=True):
+                self.journal.put(key, list(log_likelihoods), about="likelihood")
         return [tuple(self.journal.get(key) or ()) for key in keys]
 
     def _has(self, key: str) -> bool:

@@ -1,43 +1,48 @@
-"""Scoring programs within a budget of runs."""
+"""Scoring programs within a budget."""
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.accounting import RunRefusedError
 from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.optimizer.budget import Budget, BudgetSpentError, Reservation
 from dspy_diffusion_infill.optimizer.checks import num_positional
 from dspy_diffusion_infill.optimizer.options import Scoring
 from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, as_float, evaluate
+from dspy_diffusion_infill.usage import ModelUsage, Usage, added
+
+__all__ = ["BudgetSpentError", "Validator", "evaluation_from_json", "evaluation_to_json"]
+
+_SPENT = "spent"  # in the journal: what an evaluation took of which no score counts
 
 
-class BudgetSpentError(Exception):
-    """The next evaluation would pass ``max_metric_calls``."""
-
-
-@dataclass(slots=True)
 class Validator:
     """Scores programs and keeps the budget.
 
     Attributes:
-        scoring: metric, limits and budget.
-        metric_calls: spent so far.
+        scoring: metric and limits.
+        budget: what was spent, and of what there is room for.
         failure_kinds: how often each kind of exception was raised, with its first words.
         lowest: the lowest score that the metric has given, at most 0.
     """
 
-    scoring: Scoring
-    metric_calls: int = 0
-    failure_kinds: Counter[str] = field(default_factory=Counter)
-    lowest: float = 0.0
-    _arguments: int = field(init=False, repr=False)
+    def __init__(self, scoring: Scoring, budget: Budget | None = None) -> None:
+        """Without a budget, one by the caps of ``scoring``."""
+        assert scoring.metric is not None, "a plan has a metric"
+        self.scoring, self.budget = scoring, budget or Budget(scoring.caps)
+        self.failure_kinds: Counter[str] = Counter()
+        self.lowest = 0.0
+        self._arguments = num_positional(scoring.metric)
 
-    def __post_init__(self) -> None:
-        metric = self.scoring.metric
-        assert metric is not None, "a plan has a metric"
-        self._arguments = num_positional(metric)
+    @property
+    def metric_calls(self) -> int:
+        """Program runs so far."""
+        return self.budget.metric_calls
 
     @property
     def num_failures(self) -> int:
@@ -45,13 +50,17 @@ class Validator:
         return self.failure_kinds.total()
 
     def room_for(self, num_rows: int) -> bool:
-        """Whether the budget allows that many more metric calls."""
-        budget = self.scoring.max_metric_calls
-        return budget is None or self.metric_calls + num_rows <= budget
+        """Whether ``max_metric_calls`` allows that many more, be they of the journal or not."""
+        return self.budget.room_for_calls(num_rows)
+
+    def resume(self, journal: Journal) -> None:
+        """Counts what evaluations took that were cut off in earlier processes."""
+        for key in _spent_keys(journal):
+            self.budget.replay(_usage_from_json(journal.get(key)))
 
     def replay(self, evaluation: Evaluation) -> None:
         """Counts an evaluation that was paid for in a run that was cut off."""
-        self.metric_calls += len(evaluation.scores)
+        self.budget.replay(evaluation.usage, metric_calls=len(evaluation.scores))
         self._count(evaluation)
 
     def evaluate_once(
@@ -74,12 +83,19 @@ class Validator:
             about: what the journal's line says that it is.
             anew: evaluate it whatever the journal has.
         """
-        known = None if anew else journal.get(key)
-        if known is not None:
+        if (known := journal.get(key)) is not None:
             evaluation = evaluation_from_json(known)
-            self.replay(evaluation)
-            return evaluation
-        evaluation = self.evaluate(program, rows)
+            if not anew:
+                self.replay(evaluation)
+                return evaluation
+            self.budget.replay(evaluation.usage)  # it was paid for all the same
+            _keep_spent(journal, evaluation.usage)
+        meter = _Meter(self.budget)
+        try:
+            evaluation = self._evaluate(program, rows, meter)
+        except BaseException:
+            _keep_spent(journal, meter.usage)
+            raise
         journal.put(key, evaluation_to_json(evaluation), about=about)
         return evaluation
 
@@ -87,15 +103,16 @@ class Validator:
         """Runs and scores the program on every row.
 
         Raises:
-            BudgetSpentError: before any call, if the budget does not allow all of them.
+            BudgetSpentError: a cap was reached; before any call, where that can be told.
             TooManyFailuresError: more than ``max_errors`` rows raised.
         """
-        if not self.room_for(len(rows)):
-            raise BudgetSpentError(
-                f"{self.metric_calls} of {self.scoring.max_metric_calls} metric calls are spent"
-            )
+        return self._evaluate(program, rows, _Meter(self.budget))
+
+    def _evaluate(
+        self, program: dspy.Module, rows: Sequence[dspy.Example], meter: "_Meter"
+    ) -> Evaluation:
+        self.budget.check_room(len(rows))
         limit = self.scoring.max_errors
-        self.metric_calls += len(rows)
         try:
             found = evaluate(
                 program,
@@ -104,7 +121,10 @@ class Validator:
                 num_threads=self.scoring.num_threads,
                 max_errors=dspy.settings.max_errors if limit is None else limit,
                 failure_score=self.scoring.failure_score or 0.0,
+                accountant=meter,
             )
+        except RunRefusedError as error:
+            raise BudgetSpentError(self.budget.in_words()) from error
         except TooManyFailuresError as error:
             self.failure_kinds.update(error.failures)
             raise
@@ -133,13 +153,52 @@ class Validator:
         return as_float(metric(example, prediction, *(None,) * (self._arguments - 2)))
 
 
+class _Meter:
+    """The budget, and what was taken of it by way of this."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.usage: Usage = ()
+        self._budget, self._lock = budget, threading.Lock()
+
+    def reserve(self) -> Reservation | None:
+        return self._budget.reserve()
+
+    def settle(self, reservation: Reservation | None, usage: Usage) -> None:
+        self._budget.settle(reservation, usage)
+        with self._lock:
+            self.usage = added(self.usage, usage)
+
+
+def _spent_keys(journal: Journal) -> list[str]:
+    """The keys under which cut-off evaluations stand: numbered from 0."""
+    keys: list[str] = []
+    while journal.get(key := f"{_SPENT} {len(keys)}") is not None:
+        keys.append(key)
+    return keys
+
+
+def _keep_spent(journal: Journal, usage: Usage) -> None:
+    if usage:
+        new = f"{_SPENT} {len(_spent_keys(journal))}"
+        journal.put(new, _usage_to_json(usage), about=_SPENT)
+
+
+def _usage_to_json(usage: Usage) -> list[Any]:
+    return [[one.model, one.prompt_tokens, one.completion_tokens] for one in usage]
+
+
+def _usage_from_json(value: Any) -> Usage:
+    return tuple(ModelUsage(*one) for one in value)
+
+
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The scores and failures; traces are not written."""
+    """The scores, the failures and what the LMs took; traces are not written."""
     return {
         "scores": list(evaluation.scores),
         "failures": list(evaluation.failures),
         "failed": list(evaluation.failed),
         "num_unread": evaluation.num_unread,
+        "usage": _usage_to_json(evaluation.usage),
     }
 
 
@@ -152,4 +211,5 @@ def evaluation_from_json(value: Mapping[str, Any]) -> Evaluation:
         failures=tuple(value["failures"]),
         failed=tuple(value["failed"]),
         num_unread=value["num_unread"],
+        usage=_usage_from_json(value["usage"]),
     )
