@@ -29,10 +29,17 @@ _SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are sh
 
 @dataclass(frozen=True, slots=True)
 class WorkedExample:
-    """The inputs of a predictor and the outputs that it should have given."""
+    """The inputs of a predictor and the outputs that it should have given.
+
+    Attributes:
+        inputs: value by field.
+        outputs: value by field.
+        row: number of the trainset's row that it comes from; None where that is not known.
+    """
 
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
+    row: int | None = field(default=None, compare=False)
 
     def as_demo(self) -> dict[str, Any]:
         """Inputs and outputs in one dict, as DSPy's demos are."""

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
@@ -70,6 +70,19 @@ class Evaluation:
             failed=self.failed + tuple(shift + number for number in more.failed),
             num_unread=self.num_unread + more.num_unread,
             usage=added(self.usage, more.usage),
+        )
+
+    def in_order(self, numbers: Sequence[int]) -> "Evaluation":
+        """The same rows by number: ``numbers[k]`` is the number, from 0, of the k-th row here."""
+        order = sorted(range(len(numbers)), key=lambda k: numbers[k])
+        failures = dict(zip(self.failed, self.failures, strict=True))
+        failed = [k for k in order if k in failures]
+        return replace(
+            self,
+            scores=tuple(self.scores[k] for k in order),
+            traces=tuple(self.traces[k] for k in order),
+            failures=tuple(failures[k] for k in failed),
+            failed=tuple(order.index(k) for k in failed),
         )
 
 

@@ -1,6 +1,7 @@
 """From a masked window to proposals: context, tokens, reverse process, splice (paper, §3.2)."""
 
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,16 +10,22 @@ from dspy_diffusion_infill.contexts import (
     CLOSE,
     OPEN,
     Slot,
+    WorkedExample,
     ever_smaller,
     indentation,
     is_stated_once,
     mark_window,
     render_messages,
 )
-from dspy_diffusion_infill.denoisers.protocol import Denoiser, InfillRequest, Sampling
+from dspy_diffusion_infill.denoisers.protocol import (
+    Denoiser,
+    InfillRequest,
+    Sampling,
+    ScoreRequest,
+)
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.proposals import Proposal
-from dspy_diffusion_infill.windows import Window
+from dspy_diffusion_infill.windows import Piece, Window
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +56,41 @@ class Infiller:
     _warned: set[str] = field(default_factory=set)
 
     def propose(
-        self, slot: Slot, instructions: str, window: Window, *, num: int, seed: int
+        self,
+        slot: Slot,
+        instructions: str,
+        window: Window,
+        *,
+        num: int,
+        seed: int,
+        temperature: float | None = None,
+        weights: Sequence[float] | None = None,
     ) -> list[Proposal]:
         """Returns ``num`` proposals for one window, unfiltered; equal seeds give equal proposals.
+
+        Args:
+            slot: the predictor and its worked examples.
+            instructions: its instructions.
+            window: what is masked.
+            num: how many.
+            seed: decides contexts and draws.
+            temperature: in place of the sampling's.
+            weights: of the slot's examples, above 0: how likely each is drawn into a context; None
+                is each alike.
 
         Raises:
             ContextTooLongError: the instructions and one shortened example do not fit the context
                 length.
         """
         rng = random.Random(seed)
-        contexts = [self.masked_context(slot, instructions, window, rng) for _ in range(num)]
+        contexts = [
+            self.masked_context(slot, instructions, window, rng, weights) for _ in range(num)
+        ]
         requests = [InfillRequest(c.input_ids, seed=rng.randrange(2**31)) for c in contexts]
-        infilled = self.denoiser.infill(requests, self.sampling)
+        sampling = self.sampling
+        if temperature is not None:
+            sampling = replace(sampling, temperature=temperature)
+        infilled = self.denoiser.infill(requests, sampling)
         proposals = []
         for context, result in zip(contexts, infilled, strict=True):
             fills = tuple(
@@ -72,8 +102,35 @@ class Infiller:
             proposals.append(Proposal(slot.name, window, fills, spliced, result.confidence))
         return proposals
 
+    def surprise(self, slot: Slot, instructions: str, window: Window) -> float:
+        """How unlikely the denoiser finds the text in a window: nats a token, 0 or more.
+
+        Raises:
+            ContextTooLongError: as ``propose``.
+        """
+        encoded = self.denoiser.encode(instructions)
+        pieces, targets = list[Piece](), list[int]()
+        for piece in window.pieces:
+            own = [
+                token
+                for token, (start, end) in zip(encoded.input_ids, encoded.offsets, strict=True)
+                if piece.start <= start < end <= piece.end
+            ]
+            targets += own
+            pieces.append(Piece(piece.start, piece.end, len(own)))
+        if not targets:
+            return 0.0
+        context = self.masked_context(slot, instructions, Window(tuple(pieces)), random.Random(0))
+        (found,) = self.denoiser.score([ScoreRequest(context.input_ids, targets)])
+        return -sum(found) / len(found)
+
     def masked_context(
-        self, slot: Slot, instructions: str, window: Window, rng: random.Random
+        self,
+        slot: Slot,
+        instructions: str,
+        window: Window,
+        rng: random.Random,
+        weights: Sequence[float] | None = None,
     ) -> MaskedContext:
         """One context whose length fits, with as much left out as ``ever_smaller`` says.
 
@@ -82,7 +139,7 @@ class Infiller:
             ValueError: the adapter does not state the instructions once for a single example.
         """
         room, length = self.denoiser.context_length, 0
-        for smaller, loss in ever_smaller(self._drawn(slot, instructions, window, rng)):
+        for smaller, loss in ever_smaller(self._drawn(slot, instructions, window, rng, weights)):
             if loss:
                 self._warn_once(
                     f"{slot.name}/{loss}",
@@ -98,14 +155,22 @@ class Infiller:
             "a denoiser with a longer context"
         )
 
-    def _drawn(self, slot: Slot, instructions: str, window: Window, rng: random.Random) -> Slot:
+    def _drawn(
+        self,
+        slot: Slot,
+        instructions: str,
+        window: Window,
+        rng: random.Random,
+        weights: Sequence[float] | None,
+    ) -> Slot:
         """The slot with the worked examples of one context.
 
         That is one alone, without demos, where the adapter repeats the instructions with each.
         """
         fewest, most = self.examples_per_context
         count = rng.randint(min(fewest, len(slot.examples)), min(most, len(slot.examples)))
-        drawn = replace(slot, examples=tuple(rng.sample(slot.examples, max(1, count))))
+        examples = _sample(slot.examples, weights, max(1, count), rng)
+        drawn = replace(slot, examples=tuple(examples))
         marked = mark_window(instructions, window)
         if is_stated_once(render_messages(drawn, marked, drawn.examples), window):
             return drawn
@@ -145,6 +210,20 @@ class Infiller:
         if key not in self._warned:
             self._warned.add(key)
             logger.warning(message)
+
+
+def _sample(
+    examples: Sequence[WorkedExample],
+    weights: Sequence[float] | None,
+    count: int,
+    rng: random.Random,
+) -> list[WorkedExample]:
+    """Draws without replacement; with weights, by Efraimidis and Spirakis' exponential keys."""
+    if weights is None:
+        return rng.sample(examples, count)
+    keys = [math.log(1 - rng.random()) / weight for weight in weights]
+    chosen = sorted(range(len(examples)), key=lambda number: -keys[number])[:count]
+    return [examples[number] for number in chosen]
 
 
 def _without_outer_space(

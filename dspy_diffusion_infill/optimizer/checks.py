@@ -148,6 +148,13 @@ def _parameters(metric: Callable[..., Any]) -> list[inspect.Parameter] | None:
         return None
 
 
+def check_choice(name: str, value: Any, known: Sequence[Any]) -> Any:
+    """Raises ValueError unless the value is one of those that are known."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r:.60}")
+    return value
+
+
 def check_lm(lm: Any) -> dspy.BaseLM | None:
     """Raises TypeError unless it is an LM or None."""
     if lm is not None and not isinstance(lm, dspy.BaseLM):

@@ -7,21 +7,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.errors import TooManyErrors
-from dspy_diffusion_infill.optimizer import checks
+from dspy_diffusion_infill.optimizer import checks, orders
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.budget import BudgetSpentError
 from dspy_diffusion_infill.optimizer.compiled import compiled_program
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
 from dspy_diffusion_infill.optimizer.guidance import Guidance
-from dspy_diffusion_infill.optimizer.options import Auto, Scoring, SearchOptions
+from dspy_diffusion_infill.optimizer.options import (
+    Auto,
+    ExampleDraw,
+    Order,
+    Scoring,
+    SearchOptions,
+    Validation,
+)
 from dspy_diffusion_infill.optimizer.plan import Plan, open_journal
 from dspy_diffusion_infill.optimizer.prepare import prepare
 from dspy_diffusion_infill.optimizer.prices import Price
@@ -62,6 +69,10 @@ class DiffusionInfill(Teleprompter):
         max_cost: float | None = None,
         max_seconds: float | None = None,
         prices: Mapping[str, Price] | None = None,
+        order: Order = "left_to_right",
+        validation: Validation = "full",
+        examples: ExampleDraw = "random",
+        patience: int | None = None,
         predictors: Sequence[str] | None = None,
         protect: Protect = (),
         guidance: Guidance = "auto",
@@ -108,6 +119,16 @@ class DiffusionInfill(Teleprompter):
                 included. What the caps promise: ``optimizer.budget``.
             prices: USD a million prompt tokens and a million completion tokens, by the name of an
                 LM's model; it goes before litellm's list.
+            order: which window is masked next. ``"adaptive"``: the one that promises most, in
+                neighbourhoods that grow while nothing is kept; guidance ranks and does not veto; it
+                goes on until a cap, ``patience`` or a perfect score ends it. ``"left_to_right"``:
+                ``sweeps`` passes, the paper's. ``"random"``: as adaptive, windows at random.
+            validation: ``"racing"`` scores a trial on a few rows first and gives it up when its
+                chance to win is below 20 %; ``"full"`` scores all rows, as the paper does.
+            examples: ``"failures"`` draws worked examples into contexts more often the more often
+                programs got them wrong; ``"random"`` each alike, as the paper does.
+            patience: rounds over all windows in which nothing is kept, after which an adaptive
+                search ends; None is no limit.
             predictors: names of the predictors to optimise; None is all.
             protect: strings and regular expressions that are never masked, beside placeholders and
                 field names.
@@ -147,6 +168,7 @@ class DiffusionInfill(Teleprompter):
             "max_metric_calls": max_metric_calls,
             "max_lm_tokens": max_lm_tokens,
             "num_threads": num_threads,
+            "patience": patience,
         }
         counted = {"sweeps": sweeps, "num_proposals": num_proposals, "num_validated": num_validated}
         checks.check_counts(**counted, optional=limits)
@@ -160,6 +182,14 @@ class DiffusionInfill(Teleprompter):
         self.max_cost = checks.check_amount("max_cost", max_cost, unit="USD")
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
+        self.order: Order = checks.check_choice("order", order, get_args(Order))
+        self.validation: Validation = checks.check_choice(
+            "validation", validation, get_args(Validation)
+        )
+        self.examples: ExampleDraw = checks.check_choice(
+            "examples", examples, get_args(ExampleDraw)
+        )
+        self.patience = patience
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
         if isinstance(guidance, str) and guidance != "auto":
@@ -246,7 +276,7 @@ class DiffusionInfill(Teleprompter):
         with _best_on_exception(result), _ends_at_a_cap(search):
             search.begin(first_evaluation(plan, search.validator, search.journal))
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
-                search.run()
+                orders.run(search)
         return result()
 
     def _prepare(
@@ -287,6 +317,10 @@ class DiffusionInfill(Teleprompter):
                 sampling=self.sampling,
                 guidance=self.guidance,
                 acceptance=self.acceptance,
+                order=self.order,
+                validation=self.validation,
+                examples=self.examples,
+                patience=self.patience,
             ),
             validation_lm=self.validation_lm,
             log_dir=None if self.log_dir is None else Path(self.log_dir),

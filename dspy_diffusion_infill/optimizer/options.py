@@ -13,6 +13,9 @@ from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.windows import Masking
 
+Order = Literal["adaptive", "left_to_right", "random"]
+Validation = Literal["racing", "full"]
+ExampleDraw = Literal["failures", "random"]
 Auto = Literal["light", "medium", "heavy"]
 
 RUNS_PER_ROW: Mapping[Auto, int] = {"light": 20, "medium": 50, "heavy": 120}
@@ -35,6 +38,11 @@ class SearchOptions:
         sampling: how the denoiser fills masks.
         guidance: ``"auto"``, a scorer, or None for the paper's procedure.
         acceptance: decides whether a trial is kept; None is ``MetricFirst``.
+        order: which window is masked next: ``left_to_right`` is the paper's.
+        validation: ``racing`` ends a trial that can hardly win; ``full`` is the paper's.
+        examples: which worked examples a context draws: ``random`` is the paper's.
+        patience: rounds over all windows of all neighbourhoods in which nothing is kept, after
+            which a search ends; None is no end where something else ends it.
     """
 
     maskings: tuple[Masking, ...]
@@ -48,6 +56,10 @@ class SearchOptions:
     sampling: Sampling
     guidance: Guidance
     acceptance: Acceptance | None
+    order: Order = "left_to_right"
+    validation: Validation = "full"
+    examples: ExampleDraw = "random"
+    patience: int | None = None
 
     def identity(self) -> list[Any]:
         """What a journal knows the options by.
@@ -56,6 +68,7 @@ class SearchOptions:
             ValueError: a masking of the user's own cannot be described.
         """
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
+        plain += [self.order, self.validation, self.examples, self.patience]
         return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
 
 

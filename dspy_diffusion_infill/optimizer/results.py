@@ -10,7 +10,14 @@ from dspy_diffusion_infill.optimizer.budget import Cap
 Scores = tuple[float, ...]
 EndReason = (
     Cap
-    | Literal["all windows tried", "perfect score", "patience", "interrupted", "no run succeeded"]
+    | Literal[
+        "all windows tried",
+        "perfect score",
+        "patience",
+        "no new proposals",
+        "interrupted",
+        "no run succeeded",
+    ]
 )
 """Why a search ended: it was done, a cap was reached, or an exception cut it off."""
 
@@ -21,7 +28,7 @@ class Trial:
 
     Attributes:
         number: 1 for the first trial.
-        sweep: 0 for the first pass over all windows.
+        sweep: 0 for the first pass over all windows; of an adaptive search the number of the move.
         predictor: name of the predictor whose instructions were changed.
         start: first character of the window in the old instructions.
         end: one past the last character of the window.
@@ -29,7 +36,9 @@ class Trial:
         new_text: what the denoiser put there.
         instructions: the predictor's whole new instructions.
         score: mean of the metric over the valset; higher is better.
-        scores: the metric of each example, in the order of the valset.
+        scores: the metric of each example that was scored, in the order of ``rows``.
+        rows: numbers of these examples in the valset: all in order, or fewer where racing ended the
+            trial.
         num_failures: examples on which the program or the metric raised; they count with
             ``failure_score``.
         confidence: the denoiser's mean probability of the tokens that it filled in, in (0, 1].
@@ -48,6 +57,7 @@ class Trial:
     instructions: str
     score: float
     scores: Scores
+    rows: tuple[int, ...]
     num_failures: int
     confidence: float
     log_likelihood_gain: float | None

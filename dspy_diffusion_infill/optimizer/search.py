@@ -1,12 +1,13 @@
-"""The search: sweeps over predictors and windows, proposals, trials (paper, §3.2 and §5.3)."""
+"""The state of a search, and its steps: proposals, their likelihood, trials (paper, §3.2 and §5.3).
 
-import logging
+Which window is next, and how long the search goes on, ``orders`` decide.
+"""
+
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.journal import Journal
@@ -14,38 +15,37 @@ from dspy_diffusion_infill.optimizer.acceptance import is_better
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
 from dspy_diffusion_infill.optimizer.guidance import Gain
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.racing import Race, RowHistory
 from dspy_diffusion_infill.optimizer.results import EndReason, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
-from dspy_diffusion_infill.optimizer.validation import (
-    Validator,
-)
+from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.programs import with_instructions
 from dspy_diffusion_infill.runs import Evaluation
 from dspy_diffusion_infill.windows import Window
 
 __all__ = ["Candidate", "Search", "is_better"]
 
-logger = logging.getLogger(__name__)
-
 LogLikelihoods = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A proposal that is going to be tried.
+    """A proposal that may be tried.
 
     Attributes:
         proposal: the new instructions.
+        old: the instructions that it was made from.
         log_likelihoods: of the gold responses under them; None without guidance.
     """
 
     proposal: Proposal
+    old: str
     log_likelihoods: LogLikelihoods | None = None
 
 
 @dataclass(slots=True)
 class Search:
-    """The state of one ``compile``; what ``run`` has found stays readable at any time.
+    """The state of one ``compile``; what was found stays readable at any time.
 
     Attributes:
         plan: what is to be done.
@@ -58,7 +58,7 @@ class Search:
         on_trial: called after every trial.
         trials: all trials so far.
         screened: proposals that guidance dropped.
-        out_of_budget: the next trial would have passed ``max_metric_calls``.
+        history: every score so far, by row of the valset.
         end_reason: why it ended; ``"interrupted"`` until it has.
     """
 
@@ -72,12 +72,14 @@ class Search:
     on_trial: Callable[["Search"], None] = lambda search: None
     trials: list[Trial] = field(default_factory=list)
     screened: int = 0
-    out_of_budget: bool = False
+    history: RowHistory = field(default_factory=lambda: RowHistory.over(0))
     end_reason: EndReason = "interrupted"
 
     def begin(self, first: FirstEvaluation) -> None:
         """Takes the first evaluation and settles which predictors are searched over."""
         self.first, self.best = first, first.baseline
+        self.history = RowHistory.over(len(first.baseline.scores))
+        self.history.add(dict(enumerate(first.baseline.scores)))
         for name, target in self.plan.targets(first.worked).items():
             if not self.plan.windows(target):
                 self.skipped[name] = "all of its instructions are protected"
@@ -86,26 +88,11 @@ class Search:
             else:
                 self.targets[name] = target
 
-    def run(self) -> None:
-        """Sweeps until all are done or the budget is spent."""
-        if self.first is not None and self.first.is_hopeless:
-            ((kind, _),) = self.validator.failure_kinds.most_common(1)
-            logger.warning("no run of the student succeeded, so nothing is tried: %s", kind)
-            self.end_reason = "no run succeeded"
-            return
-        for target in self.targets.values():
-            if self.plan.guide is not None:
+    def score_present_texts(self) -> None:
+        """Has guidance score the instructions that the search begins with."""
+        if self.plan.guide is not None:
+            for target in self.targets.values():
                 (target.log_likelihoods,) = self._log_likelihoods(target, [target.text])
-        num_windows = self._num_windows()
-        for sweep in range(self.plan.options.sweeps):
-            for name, target in self.targets.items():
-                self._sweep(target, sweep, num_windows[name, sweep])
-                if self.out_of_budget:
-                    self.end_reason = "max_metric_calls"
-                    budget = self.plan.scoring.max_metric_calls
-                    logger.info("max_metric_calls=%s is spent", budget)
-                    return
-        self.end_reason = "all windows tried"
 
     def instructions(self) -> dict[str, str]:
         """The best instructions so far, of the predictors under search."""
@@ -119,63 +106,19 @@ class Search:
         total["accepted"] = sum(trial.accepted for trial in self.trials)
         return total
 
-    def _num_windows(self) -> dict[tuple[str, int], int]:
-        """How many windows each sweep tries at most, by predictor and sweep: those of the start."""
-        return {
-            (name, sweep): len(self.plan.windows(target, sweep))
-            for name, target in self.targets.items()
-            for sweep in range(self.plan.options.sweeps)
-        }
+    def propose(
+        self, target: Target, window: Window, sweep: int, temperature: float | None = None
+    ) -> list[Proposal]:
+        """The proposals for a window that are worth a metric call.
 
-    def _sweep(self, target: Target, sweep: int, num_windows: int) -> None:
-        """Left to right; after an accepted edit, on over the new text from the same place.
+        They are from the journal where it has them, else from the denoiser.
 
-        Edits can make the text longer. A sweep still tries no more windows than were estimated, and
-        the next one goes on where this one stopped.
+        Args:
+            target: the predictor.
+            window: of its present text.
+            sweep: number of the pass or move; with the other arguments it decides the seed.
+            temperature: in place of the sampling's.
         """
-        for _ in range(num_windows):
-            windows = self.plan.windows(target, sweep)
-            window = next((w for w in windows if w.start > target.position), None)
-            if window is None:
-                break
-            target.position = window.start
-            try:
-                self._try_window(target, window, sweep)
-            except ContextTooLongError as error:
-                if not self.trials:
-                    raise
-                logger.warning("a sweep ends early: %s", error)
-                break
-            if self.out_of_budget:
-                return
-        else:
-            if any(w.start > target.position for w in self.plan.windows(target, sweep)):
-                return
-        target.position = -1
-
-    def _try_window(self, target: Target, window: Window, sweep: int) -> None:
-        old = target.text
-        proposals = target.filter.keep(self._propose(target, window, sweep), old)
-        for candidate in self._screen(target, proposals):
-            proposal = candidate.proposal
-            evaluation = self._validate(target, proposal)
-            if evaluation is None:
-                self.out_of_budget = True
-                return
-            gain = self._gain(target, candidate)
-            accepted = self.plan.acceptance.accepts(evaluation, self.best, gain)
-            self.trials.append(
-                _trial(len(self.trials) + 1, sweep, proposal, old, evaluation, gain, accepted)
-            )
-            if accepted:
-                target.text, self.best = proposal.instructions, evaluation
-                target.log_likelihoods = candidate.log_likelihoods
-                if target.marked is not None:
-                    target.marked = window.after_splice(proposal.fills)
-            self.on_trial(self)
-
-    def _propose(self, target: Target, window: Window, sweep: int) -> list[Proposal]:
-        """From the journal where it has them, else from the denoiser."""
         pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
         parts = ("proposals", target.name, target.text, pieces, sweep)
         if (known := self.journal.get(key_of(*parts))) is None:
@@ -183,39 +126,119 @@ class Search:
             seed = random.Random(f"{options.seed}/{parts}").randrange(2**31)
             with self.validator.budget.batch("proposals"):
                 made = self.plan.infiller.propose(
-                    target.slot, target.text, window, num=options.num_proposals, seed=seed
+                    target.slot,
+                    target.text,
+                    window,
+                    num=options.num_proposals,
+                    seed=seed,
+                    temperature=temperature,
+                    weights=self._example_weights(target),
                 )
             known = [[list(p.fills), p.confidence] for p in made]
             self.journal.put(key_of(*parts), known, about=parts[0])
-        return [
+        made = [
             Proposal(
                 target.name, window, tuple(fills), window.splice(target.text, fills), confidence
             )
             for fills, confidence in known
         ]
+        return target.filter.keep(made, target.text)
 
-    def _screen(self, target: Target, proposals: list[Proposal]) -> list[Candidate]:
-        """Without guidance all; with it those that make gold responses likelier, best first."""
+    def candidates(self, target: Target, proposals: Sequence[Proposal]) -> list[Candidate]:
+        """The proposals, with the likelihood of the gold responses where there is guidance."""
         if self.plan.guide is None:
-            return [Candidate(proposal) for proposal in proposals]
+            return [Candidate(proposal, target.text) for proposal in proposals]
         found = self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
-        candidates = list(map(Candidate, proposals, found))
-        gains = {id(one): self._gain(target, one) for one in candidates}
-        mean = {key: gain.mean for key, gain in gains.items() if gain is not None}
-        likelier = [one for one in candidates if mean[id(one)] > 0]
-        likelier.sort(key=lambda one: -mean[id(one)])
-        chosen = likelier[: self.plan.options.num_validated]
-        for one in likelier[len(chosen) :]:  # outranked here, and welcome in a later sweep
-            target.filter.forget(one.proposal)
-        self.screened += len(proposals) - len(chosen)
-        return chosen
+        return [Candidate(p, target.text, one) for p, one in zip(proposals, found, strict=True)]
 
-    def _gain(self, target: Target, candidate: Candidate) -> Gain | None:
-        """What a candidate gains over the target's instructions as they are now."""
+    def gain(self, candidate: Candidate) -> Gain | None:
+        """What a candidate gains over its predictor's instructions as they are now."""
+        target = self.targets[candidate.proposal.predictor]
         new, old = candidate.log_likelihoods, target.log_likelihoods
         if self.plan.guide is None or new is None or old is None:
             return None
         return self.plan.guide.gain(target.slot, new, old)
+
+    def try_candidate(self, candidate: Candidate, sweep: int) -> Trial | None:
+        """Scores the best program with a candidate in it, and keeps it where it is accepted.
+
+        Returns None, with ``end_reason`` set, where the budget has no room for it.
+        """
+        proposal = candidate.proposal
+        target = self.targets[proposal.predictor]
+        changes = {**self.instructions(), target.name: proposal.instructions}
+        gain = self.gain(candidate)
+        race = self.plan.options.validation == "racing"
+        found = self._race(changes, gain) if race else self._score_all(changes)
+        if found is None:
+            self.end_reason = self.validator.budget.end_reason or "max_metric_calls"
+            return None
+        evaluation, rows = found
+        is_whole = len(rows) == len(self.plan.valset)
+        accepted = is_whole and self.plan.acceptance.accepts(evaluation, self.best, gain)
+        trial = _trial(len(self.trials) + 1, sweep, candidate, evaluation, rows, gain, accepted)
+        self.trials.append(trial)
+        self.history.add(dict(zip(rows, evaluation.scores, strict=True)))
+        if accepted:
+            target.text, self.best = proposal.instructions, evaluation
+            target.log_likelihoods = candidate.log_likelihoods
+            if target.marked is not None:
+                target.marked = proposal.window.after_splice(proposal.fills)
+        self.on_trial(self)
+        return trial
+
+    def _score_all(self, changes: dict[str, str]) -> tuple[Evaluation, list[int]] | None:
+        """Scores the program on all rows; None where the budget has no room for them."""
+        plan = self.plan
+        if not self.validator.room_for(len(plan.valset)):
+            return None
+        evaluation = self.validator.evaluate_once(
+            with_instructions(plan.base, changes),
+            plan.valset,
+            self.journal,
+            key_of("trial", changes),
+            about="trial",
+        )
+        return evaluation, list(range(len(plan.valset)))
+
+    def _race(
+        self, changes: dict[str, str], gain: Gain | None
+    ) -> tuple[Evaluation, list[int]] | None:
+        """Scores the program on as many rows as it takes to tell that it cannot win, or on all.
+
+        Returns the scores with the numbers of their rows: all in order, or fewer; None where the
+        budget has no room for the next rows.
+        """
+        program = with_instructions(self.plan.base, changes)
+        race = Race(self.history, seed=self.plan.options.seed)
+        is_tie_enough = gain is not None and gain.is_clear
+        found, numbers = Evaluation((), ()), list[int]()
+        for block in race.blocks():
+            if not self.validator.room_for(len(block)):
+                return None
+            more = self.validator.evaluate_once(
+                program,
+                [self.plan.valset[number] for number in block],
+                self.journal,
+                key_of("trial", changes, block),
+                about="trial",
+            )
+            found, numbers = found.followed_by(more), [*numbers, *block]
+            new = dict(zip(numbers, found.scores, strict=True))
+            if not race.can_win(new, self.best.scores, is_tie_enough=is_tie_enough):
+                return found, numbers
+        return found.in_order(numbers), sorted(numbers)
+
+    def _example_weights(self, target: Target) -> list[float] | None:
+        """How likely each worked example is drawn: more so the more often its row went wrong.
+
+        None, each alike, where the contexts' rows are not those that are scored.
+        """
+        plan = self.plan
+        if plan.options.examples == "random" or plan.valset is not plan.trainset:
+            return None
+        rates = self.history.rates()
+        return [1.0 if one.row is None else 1.25 - rates[one.row] for one in target.slot.examples]
 
     def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[LogLikelihoods]:
         """Of the gold responses under each text; from the journal where it has them."""
@@ -232,41 +255,29 @@ class Search:
     def _has(self, key: str) -> bool:
         return self.journal.get(key) is not None
 
-    def _validate(self, target: Target, proposal: Proposal) -> Evaluation | None:
-        """Evaluates the best program with this proposal in it; None where no budget is left."""
-        plan = self.plan
-        if not self.validator.room_for(len(plan.valset)):
-            return None
-        changes = {**self.instructions(), target.name: proposal.instructions}
-        return self.validator.evaluate_once(
-            with_instructions(plan.base, changes),
-            plan.valset,
-            self.journal,
-            key_of("trial", changes),
-            about="trial",
-        )
-
 
 def _trial(
     number: int,
     sweep: int,
-    proposal: Proposal,
-    old: str,
+    candidate: Candidate,
     new: Evaluation,
+    rows: Sequence[int],
     gain: Gain | None,
     accepted: bool,
 ) -> Trial:
+    proposal = candidate.proposal
     return Trial(
         number=number,
         sweep=sweep,
         predictor=proposal.predictor,
         start=proposal.window.start,
         end=proposal.window.end,
-        old_text=proposal.window.text_of(old),
+        old_text=proposal.window.text_of(candidate.old),
         new_text=" … ".join(proposal.fills),
         instructions=proposal.instructions,
         score=new.mean,
         scores=new.scores,
+        rows=tuple(rows),
         num_failures=new.num_failures,
         confidence=proposal.confidence,
         log_likelihood_gain=None if gain is None else gain.mean,

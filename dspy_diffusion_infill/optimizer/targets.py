@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter
+from dspy_diffusion_infill.optimizer.neighbourhoods import Text
 from dspy_diffusion_infill.protection import Protect, protected_spans
 from dspy_diffusion_infill.windows import Masking, Window
 
@@ -42,7 +43,11 @@ class Target:
         """The windows of the current instructions."""
         if self.marked is not None:
             return [self.marked]
+        return self.as_text(protect, denoiser).windows(masking)
+
+    def as_text(self, protect: Protect, denoiser: Denoiser) -> Text:
+        """The current instructions, with their tokens and protected spans."""
         spans = protected_spans(
             self.text, self.slot.signature, protect=protect, agent_text=self.agent_text
         )
-        return masking.windows(self.text, denoiser.encode(self.text).offsets, spans)
+        return Text(self.text, denoiser.encode(self.text).offsets, spans)

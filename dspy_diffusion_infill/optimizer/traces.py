@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import dspy
@@ -54,7 +55,9 @@ def work_examples(
             for number in range(len(examples))
         ]
         found = [_worked_example(predictor, *pair) for pair in zip(examples, calls, strict=True)]
-        worked[name] = tuple(example for example in found if example is not None)
+        worked[name] = tuple(
+            replace(one, row=number) for number, one in enumerate(found) if one is not None
+        )
     return worked
 
 
@@ -80,7 +83,11 @@ def worked_to_json(
         types = _field_types(program)
         return {
             name: [
-                [_written(part, types[name], rows) for part in (one.inputs, one.outputs)]
+                [
+                    _written(one.inputs, types[name], rows),
+                    _written(one.outputs, types[name], rows),
+                    one.row,
+                ]
                 for one in examples
             ]
             for name, examples in worked.items()
@@ -96,8 +103,8 @@ def worked_from_json(
     types = _field_types(program)
     return {
         name: tuple(
-            WorkedExample(_read(inputs, types[name], rows), _read(outputs, types[name], rows))
-            for inputs, outputs in examples
+            WorkedExample(_read(inputs, types[name], rows), _read(outputs, types[name], rows), row)
+            for inputs, outputs, row in examples
         )
         for name, examples in value.items()
     }

@@ -1,0 +1,130 @@
+"""Racing: a trial is scored on a few rows first, and goes on only while it can still win."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import betabinom
+
+_FIRST_ROWS = 4  # then as many again, then twice as many, ...
+_PRIOR_ROWS = 2.0  # how many rows of this trial the rows' history is worth
+
+
+@dataclass(slots=True)
+class RowHistory:
+    """What every evaluation so far has scored on each row.
+
+    Attributes:
+        scores: of each row, in the order of the evaluations.
+    """
+
+    scores: list[list[float]]
+
+    @classmethod
+    def over(cls, num_rows: int) -> "RowHistory":
+        """A history without an evaluation."""
+        return cls([[] for _ in range(num_rows)])
+
+    def add(self, scores: Mapping[int, float]) -> None:
+        """Takes the scores of some rows, by number."""
+        for number, score in scores.items():
+            self.scores[number].append(score)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(lowest, highest) score so far, but at least from 0 to 1."""
+        seen = [score for own in self.scores for score in own]
+        return min(0.0, *seen), max(1.0, *seen)
+
+    def rates(self) -> np.ndarray:
+        """Each row's mean score, scaled to 0..1, drawn towards a half where little is known."""
+        low, high = self.bounds
+        return np.array(
+            [
+                (1 + sum((s - low) / (high - low) for s in own)) / (2 + len(own))
+                for own in self.scores
+            ]
+        )
+
+    def spread(self) -> list[float]:
+        """How much each row's scores differ between evaluations: their variance."""
+        return [float(np.var(own)) if own else 0.0 for own in self.scores]
+
+
+@dataclass(slots=True)
+class Race:
+    """Decides on which rows a trial is scored next, and whether it goes on.
+
+    The chance that a trial beats the best program is predicted from its own rows so far: in the
+    rows that the best program has right and in those that it has wrong, the number that the trial
+    will have right is beta-binomial, with the rows' history as prior. A trial ends when that chance
+    is below ``error``.
+
+    Attributes:
+        history: of all rows.
+        error: the chance below which a trial is given up.
+        seed: decides the order of rows about which nothing is known.
+    """
+
+    history: RowHistory
+    error: float = 0.2
+    seed: int = 0
+    _shuffled: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._shuffled = list(range(len(self.history.scores)))
+        random.Random(f"{self.seed}/rows").shuffle(self._shuffled)
+
+    def blocks(self) -> list[list[int]]:
+        """The rows' numbers, those first on which evaluations differ most, in growing blocks."""
+        spread = self.history.spread()
+        rows = sorted(self._shuffled, key=lambda number: -spread[number])
+        blocks, start, size = [], 0, _FIRST_ROWS
+        while start < len(rows):
+            blocks.append(rows[start : start + size])
+            start += size
+            size = start
+        return blocks
+
+    def can_win(
+        self, new: Mapping[int, float], best: Sequence[float], *, is_tie_enough: bool
+    ) -> bool:
+        """Whether the chance to beat the best program is ``error`` or more.
+
+        Args:
+            new: the trial's scores so far, by row.
+            best: the best program's scores of all rows.
+            is_tie_enough: whether an equal sum wins.
+        """
+        low, high = self.history.bounds
+        scale = high - low
+        rest = [number for number in range(len(best)) if number not in new]
+        if not rest:
+            return True
+        rates = self.history.rates()
+        chances = np.ones(1)  # of each number of right answers among the rest
+        for is_right in (True, False):
+            rows = [number for number in rest if _is_right(best[number], low, high) == is_right]
+            own = [
+                (s - low) / scale
+                for k, s in new.items()
+                if _is_right(best[k], low, high) == is_right
+            ]
+            if rows:
+                prior = _PRIOR_ROWS * float(np.mean(rates[rows]))
+                a = prior + sum(own)
+                b = _PRIOR_ROWS - prior + len(own) - sum(own)
+                chances = np.convolve(
+                    chances,
+                    betabinom.pmf(np.arange(len(rows) + 1), len(rows), max(a, 1e-6), max(b, 1e-6)),
+                )
+        lead = sum(score - best[number] for number, score in new.items()) / scale
+        needed = sum((best[number] - low) / scale for number in rest) - lead
+        numbers = np.arange(len(chances))
+        wins = numbers > needed - 1e-9 if is_tie_enough else numbers > needed + 1e-9
+        return float(chances[wins].sum()) >= self.error
+
+
+def _is_right(score: float, low: float, high: float) -> bool:
+    return score > (low + high) / 2
