@@ -180,9 +180,10 @@ def check_teacher(teacher: Any) -> dspy.Module | None:
 
 def check_counts(*, optional: Mapping[str, Any], **counts: int) -> None:
     """Raises unless every count is a whole number of at least 1; an optional one may be None."""
-    given = {name: value for name, value in optional.items() if value is not None}
-    for name, value in {**counts, **given}.items():
+    for name, value in counts.items():
         check_whole(name, value, least=1)
+    for name, value in optional.items():
+        check_whole(name, value, least=1, optional=True)
 
 
 def check_max_errors(max_errors: Any) -> int | None:

@@ -68,9 +68,17 @@ def _longer(text: Text, base: SlidingWindow, times: int) -> list[Window]:
 
 
 def _insertions(text: Text, num_masks: int) -> list[Window]:
-    """Places where text is put in and none taken out: the end, and the beginning."""
-    end = len(text.instructions)
-    return [Window((Piece(end, end, num_masks),)), Window((Piece(0, 0, num_masks),))]
+    """Text that is put in and none taken out, at the end and at the beginning.
+
+    Not where protected text stands: after "Answer:" a response belongs.
+    """
+    end, stripped = len(text.instructions), len(text.instructions.rstrip())
+    places = []
+    if not any(span[1] >= stripped for span in text.protected):
+        places.append(end)
+    if not any(span[0] == 0 for span in text.protected):
+        places.append(0)
+    return [Window((Piece(place, place, num_masks),)) for place in places]
 
 
 def _pairs(windows: Sequence[Window]) -> list[Window]:

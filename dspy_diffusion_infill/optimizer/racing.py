@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from scipy.stats import betabinom
@@ -76,10 +77,22 @@ class Race:
         self._shuffled = list(range(len(self.history.scores)))
         random.Random(f"{self.seed}/rows").shuffle(self._shuffled)
 
-    def blocks(self) -> list[list[int]]:
-        """The rows' numbers, those first on which evaluations differ most, in growing blocks."""
-        spread = self.history.spread()
-        rows = sorted(self._shuffled, key=lambda number: -spread[number])
+    def blocks(self, best: Sequence[float]) -> list[list[int]]:
+        """The rows' numbers in the order of the race, in growing blocks.
+
+        In turn one that the best program has wrong, without which nothing can be won, and one that
+        it has right, where something can be lost; of each, those first on which evaluations differ
+        most.
+
+        Args:
+            best: the best program's scores of all rows.
+        """
+        spread, (low, high) = self.history.spread(), self.history.bounds
+        ranked = sorted(self._shuffled, key=lambda number: -spread[number])
+        wrong = [number for number in ranked if not _is_right(best[number], low, high)]
+        right = [number for number in ranked if _is_right(best[number], low, high)]
+        both = zip_longest(wrong, right)
+        rows = [number for pair in both for number in pair if number is not None]
         blocks, start, size = [], 0, _FIRST_ROWS
         while start < len(rows):
             blocks.append(rows[start : start + size])

@@ -213,7 +213,7 @@ class Search:
         race = Race(self.history, seed=self.plan.options.seed)
         is_tie_enough = gain is not None and gain.is_clear
         found, numbers = Evaluation((), ()), list[int]()
-        for block in race.blocks():
+        for block in race.blocks(self.best.scores):
             if not self.validator.room_for(len(block)):
                 return None
             more = self.validator.evaluate_once(

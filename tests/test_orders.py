@@ -1,0 +1,187 @@
+"""The orders of a search: how it spends its budget, widens, ranks, and why it ends."""
+
+import hashlib
+import json
+
+import pytest
+from doubles import WordCountScorer, WordDenoiser, rule_lm
+from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with
+
+ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
+
+
+def never_right(prompt: str) -> str:
+    return "no idea"
+
+
+def adaptive(rule=answer_if_told_briefly, **options):
+    return compile_with(rule, **{**ADAPTIVE, **options}).detailed_results
+
+
+# The paper's procedure stays what it was
+
+
+@pytest.mark.parametrize(
+    ("guidance", "num_trials", "digest"),
+    [(None, 23, "d01c7d99ff58b40b"), (WordCountScorer(), 5, "67482eccc280fb9c")],
+)
+def test_left_to_right_tries_what_it_tried_before_there_were_orders(guidance, num_trials, digest):
+    """The digests are of the trials of version 0.1, by the same seed."""
+    options = {"order": "left_to_right", "validation": "full", "examples": "random"}
+    trials = compile_with(sweeps=2, seed=7, guidance=guidance, **options).detailed_results.trials
+    plain = [(t.sweep, t.start, t.end, t.instructions, t.scores, t.accepted) for t in trials]
+    assert len(trials) == num_trials
+    assert hashlib.sha256(repr(plain).encode()).hexdigest()[:16] == digest
+
+
+# Ends
+
+
+@pytest.mark.parametrize("order", ["adaptive", "random"])
+@pytest.mark.parametrize("guidance", [None, WordCountScorer(good=())])
+def test_a_hopeless_search_spends_its_budget_and_not_more(order, guidance):
+    """Guidance ranks and does not veto: no proposal makes a response likelier here."""
+    results = adaptive(never_right, max_metric_calls=90, order=order, guidance=guidance)
+    assert results.end_reason == "max_metric_calls"
+    assert 90 - len(ROWS) < results.metric_calls <= 90
+    assert len(results.trials) > 10
+    assert results.instructions_after["self"] == TASK
+
+
+def test_a_perfect_score_ends_the_search():
+    results = adaptive(max_metric_calls=2000)
+    assert results.end_reason == "perfect score"
+    assert results.score_after == 1.0 and results.metric_calls < 2000
+
+
+def test_a_score_of_1_is_not_perfect_under_a_metric_that_gives_more():
+    def stars(example, prediction, trace=None):
+        return 1.0 + (prediction.colour == example.colour)
+
+    results = adaptive(never_right, metric=stars, max_metric_calls=60)
+    assert results.score_after == 1.0
+    assert results.end_reason == "max_metric_calls"
+
+
+def test_patience_ends_a_search_without_a_budget():
+    assert adaptive(never_right, patience=1).end_reason == "patience"
+    assert adaptive(never_right, patience=2).counts.proposed > (
+        adaptive(never_right, patience=1).counts.proposed
+    )
+
+
+def test_a_denoiser_that_has_nothing_new_to_say_ends_the_search():
+    results = adaptive(never_right, denoiser=WordDenoiser(words=("only",)))
+    assert results.end_reason == "no new proposals"
+    assert results.counts.duplicate > 0
+
+
+# What is tried
+
+
+def test_proposals_grow_from_windows_to_whole_instructions():
+    results = adaptive(never_right, patience=1, seed=3)
+    spans = {(trial.start, trial.end) for trial in results.trials}
+    assert (0, len(TASK)) in spans  # all of it
+    assert (0, 0) in spans and (len(TASK), len(TASK)) in spans  # in front, and at the end
+    assert any(" … " in trial.new_text for trial in results.trials)  # two windows at once
+
+
+def test_what_was_tried_is_not_tried_again():
+    results = adaptive(never_right, max_metric_calls=150)
+    texts = [trial.instructions.lower() for trial in results.trials]
+    assert len(texts) == len(set(texts))
+
+
+def test_the_likeliest_of_all_that_wait_is_tried_first():
+    results = adaptive(never_right, guidance=WordCountScorer(), max_metric_calls=60, seed=1)
+    gains = [trial.log_likelihood_gain for trial in results.trials]
+    of_first_move = [t.log_likelihood_gain for t in results.trials if t.sweep == 1]
+    assert gains[0] == max(of_first_move) > 0
+
+
+def test_racing_scores_fewer_rows_and_keeps_only_whole_trials():
+    raced = adaptive(max_metric_calls=200)
+    rows = [len(trial.rows) for trial in raced.trials]
+    assert min(rows) < len(ROWS) == max(rows)
+    assert all(len(t.scores) == len(t.rows) for t in raced.trials)
+    assert all(len(t.rows) == len(ROWS) for t in raced.trials if t.accepted)
+    full = adaptive(max_metric_calls=200, validation="full")
+    assert {len(trial.rows) for trial in full.trials} == {len(ROWS)}
+
+
+def test_scores_of_a_whole_trial_are_in_the_order_of_the_rows():
+    raced = adaptive(max_metric_calls=200)
+    kept = [trial for trial in raced.trials if trial.accepted]
+    assert kept and kept[-1].scores == raced.scores_after
+    assert list(kept[-1].rows) == list(range(len(ROWS)))
+
+
+def test_a_failing_row_is_drawn_into_contexts_more_often():
+    """Row 0 is always right, and the others never are."""
+
+    def only_row_0(prompt: str) -> str:
+        return "red" if prompt.rstrip().endswith("number 0 is red") else "no idea"
+
+    def share_of_row_0(**options) -> float:
+        denoiser = WordDenoiser()
+        adaptive(only_row_0, denoiser=denoiser, max_metric_calls=150, **options)
+        held = [text for text in denoiser.seen if "number" in text]
+        return sum("number 0" in text for text in held) / len(held)
+
+    assert share_of_row_0() < share_of_row_0(examples="random")
+
+
+# Seeds, threads, resuming
+
+
+@pytest.mark.parametrize("order", ["adaptive", "random"])
+def test_equal_seeds_give_equal_trials_whatever_the_threads(order):
+    one, other = (
+        adaptive(seed=5, order=order, num_threads=threads, max_metric_calls=120)
+        for threads in (1, 4)
+    )
+    assert one.trials == other.trials and one.instructions_after == other.instructions_after
+    assert adaptive(seed=6, order=order, max_metric_calls=120).trials != one.trials
+
+
+@pytest.mark.parametrize("guidance", [None, WordCountScorer()])
+def test_a_search_that_is_resumed_ends_as_the_whole_one_and_pays_nothing_twice(tmp_path, guidance):
+    options = {"guidance": guidance, "max_metric_calls": 100, "seed": 2}
+    whole = adaptive(never_right, **options)
+    adaptive(never_right, **options, log_dir=tmp_path)
+    journal = tmp_path / "journal.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    journal.write_text("".join(lines[: len(lines) // 2]), encoding="utf-8")
+    paid = sum(
+        len(entry["value"]["scores"])
+        for entry in map(json.loads, lines[1 : len(lines) // 2])
+        if entry["about"] in ("baseline", "trial")
+    )
+    lm, engine = rule_lm(never_right)
+    resumed = compile_with(lm=lm, **{**ADAPTIVE, **options}, log_dir=tmp_path).detailed_results
+    assert resumed.trials == whole.trials
+    assert resumed.end_reason == whole.end_reason
+    assert len(engine.prompts) == whole.metric_calls - paid
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"order": "best"},
+            ValueError,
+            "order must be one of 'adaptive', 'left_to_right', 'random'",
+        ),
+        ({"validation": True}, ValueError, "validation must be one of 'racing', 'full', got True"),
+        ({"examples": None}, ValueError, "examples must be one of 'failures', 'random', got None"),
+        ({"patience": 0}, ValueError, "patience must be at least 1, got patience=0"),
+        ({"patience": 1.5}, TypeError, r"patience must be a whole number or None, got .*1\.5"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_any_call(options, error, message):
+    with pytest.raises(error, match=message):
+        compile_with(**options)
