@@ -4,7 +4,7 @@ Nobody knows what a run will take before it has ended. So each run is reserved f
 a run may take by the plan (``RunBound``), or as the largest run so far took where that is more. A
 run begins only if what was spent, what the runs under way may take and what it may take itself stay
 within every cap. So no cap on tokens or cost is passed as long as no run takes more than that
-bound; one that does can pass it, by its own excess alone.
+bound; runs that do can pass it, each by its own excess alone.
 
 Time cannot be bounded by a plan. Nothing is begun at or after the deadline, nor where the longest
 one of its kind so far (a run, a batch of the denoiser, a batch of guidance) would not end before

@@ -135,5 +135,6 @@ def _rendered_chars(slot: Slot) -> int | None:
 
 
 def _slots(program: dspy.Module, plan: Plan) -> dict[str, Slot]:
+    """The slot of each predictor with the first row, where that labels all of its fields."""
     names = [name for name, _ in program.named_predictors()]
-    return make_slots(program, work_examples(program, names, plan.trainset))
+    return make_slots(program, work_examples(program, names, plan.trainset[:1]))

@@ -211,5 +211,5 @@ def evaluation_from_json(value: Mapping[str, Any]) -> Evaluation:
         failures=tuple(value["failures"]),
         failed=tuple(value["failed"]),
         num_unread=value["num_unread"],
-        usage=_usage_from_json(value["usage"]),
+        usage=_usage_from_json(value.get("usage", ())),
     )
