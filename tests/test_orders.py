@@ -3,9 +3,13 @@
 import hashlib
 import json
 
+import dspy
 import pytest
 from doubles import WordCountScorer, WordDenoiser, rule_lm
-from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with
+from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with, program
+
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
 
@@ -63,24 +67,43 @@ def test_a_score_of_1_is_not_perfect_under_a_metric_that_gives_more():
     assert results.end_reason == "max_metric_calls"
 
 
-def test_patience_ends_a_search_without_a_budget():
-    assert adaptive(never_right, patience=1).end_reason == "patience"
-    assert adaptive(never_right, patience=2).counts.proposed > (
-        adaptive(never_right, patience=1).counts.proposed
+def test_patience_ends_a_search_before_its_budget():
+    assert adaptive(never_right, patience=1, max_metric_calls=9000).end_reason == "patience"
+    assert adaptive(never_right, patience=2, max_metric_calls=9000).counts.proposed > (
+        adaptive(never_right, patience=1, max_metric_calls=9000).counts.proposed
     )
 
 
 def test_a_denoiser_that_has_nothing_new_to_say_ends_the_search():
-    results = adaptive(never_right, denoiser=WordDenoiser(words=("only",)))
+    denoiser = WordDenoiser(words=("only",))
+    results = adaptive(never_right, denoiser=denoiser, max_metric_calls=1000)
     assert results.end_reason == "no new proposals"
-    assert results.counts.duplicate > 0
+    assert results.counts.validated == 0 < results.counts.degenerate
+
+
+def test_an_adaptive_search_without_a_budget_gets_the_light_one():
+    results = adaptive(never_right)
+    assert results.end_reason == "max_metric_calls"
+    assert 20 * len(ROWS) - 4 < results.metric_calls <= 20 * len(ROWS)
+
+
+def test_an_estimate_of_an_adaptive_search_is_its_budget():
+    lm, _ = rule_lm(never_right)
+    with dspy.context(lm=lm, adapter=TemplateAdapter()):
+        optimizer = DiffusionInfill(None, WordDenoiser(), guidance=None, **ADAPTIVE)
+        cost = optimizer.estimate(program(), ROWS)
+        full = DiffusionInfill(None, WordDenoiser(), guidance=None, order="adaptive", auto="heavy")
+        more = full.estimate(program(), ROWS)
+    moves = (120 - 6) // 4 + 1  # of one trial each, on four rows at least
+    assert (cost.metric_calls, cost.denoiser_passes) == (120, moves * 8 * 48)
+    assert (more.metric_calls, more.denoiser_passes) == (720, (720 - 6) // 6 * 8 * 48)
 
 
 # What is tried
 
 
 def test_proposals_grow_from_windows_to_whole_instructions():
-    results = adaptive(never_right, patience=1, seed=3)
+    results = adaptive(never_right, patience=1, seed=3, max_metric_calls=9000)
     spans = {(trial.start, trial.end) for trial in results.trials}
     assert (0, len(TASK)) in spans  # all of it
     assert (0, 0) in spans and (len(TASK), len(TASK)) in spans  # in front, and at the end

@@ -5,18 +5,19 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import dspy
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
-from dspy_diffusion_infill.optimizer.options import RUNS_PER_ROW, Auto
+from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.options import CHOICES, RUNS_PER_ROW, Auto
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.value_checks import check_whole
-from dspy_diffusion_infill.windows import Masking
+from dspy_diffusion_infill.windows import Masking, SlidingWindow
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -148,11 +149,19 @@ def _parameters(metric: Callable[..., Any]) -> list[inspect.Parameter] | None:
         return None
 
 
-def check_choice(name: str, value: Any, known: Sequence[Any]) -> Any:
-    """Raises ValueError unless the value is one of those that are known."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r:.60}")
-    return value
+def check_choices(**given: Any) -> None:
+    """Raises ValueError unless each option has one of the values that it knows."""
+    for name, value in given.items():
+        if value not in (known := get_args(CHOICES[name])):
+            listed = ", ".join(map(repr, known))
+            raise ValueError(f"{name} must be one of {listed}, got {value!r:.60}")
+
+
+def check_guidance(guidance: Any) -> Guidance:
+    """Raises ValueError if it is a text other than "auto"."""
+    if isinstance(guidance, str) and guidance != "auto":
+        raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
+    return guidance
 
 
 def check_lm(lm: Any) -> dspy.BaseLM | None:
@@ -268,13 +277,23 @@ def check_failure_score(score: Any) -> float | None:
     return float(score)
 
 
-def check_masking(masking: Any) -> Masking | None:
-    """Raises TypeError unless it is a masking scheme or None."""
-    if masking is not None and (isinstance(masking, type) or not hasattr(masking, "windows")):
-        raise TypeError(
-            f"masking must be a scheme such as Prefix(128), or None, got {_shown(masking)}"
-        )
-    return masking
+def check_maskings(masking: Any, *, window: int, stride: int, mask: Any) -> tuple[Masking, ...]:
+    """The user's scheme, or else sliding windows: one scheme for each number of masks.
+
+    Raises:
+        TypeError: ``masking`` is no scheme, or a number is not whole.
+        ValueError: a number is out of its range, or there is no number of masks.
+    """
+    if masking is not None:
+        if isinstance(masking, type) or not hasattr(masking, "windows"):
+            raise TypeError(
+                f"masking must be a scheme such as Prefix(128), or None, got {_shown(masking)}"
+            )
+        return (masking,)
+    numbers = (mask,) if isinstance(mask, int) else tuple(mask)
+    if not numbers:
+        raise ValueError("mask must be a number or several, got none")
+    return tuple(SlidingWindow(window=window, stride=stride, mask=one) for one in numbers)
 
 
 def check_sampling(sampling: Any, *, steps: int | None, temperature: float | None) -> Sampling:
@@ -294,14 +313,6 @@ def check_sampling(sampling: Any, *, steps: int | None, temperature: float | Non
     if sampling is not None and not isinstance(sampling, Sampling):
         raise TypeError(f"sampling must be a Sampling or None, got {_shown(sampling)}")
     return sampling or Sampling()
-
-
-def check_masks(mask: Any) -> tuple[int, ...]:
-    """The numbers of masks as a tuple; a single number is one."""
-    numbers = (mask,) if isinstance(mask, int) else tuple(mask)
-    if not numbers:
-        raise ValueError("mask must be a number or several, got none")
-    return numbers
 
 
 def check_example_range(bounds: Any) -> None:

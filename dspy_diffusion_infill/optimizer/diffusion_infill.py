@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
@@ -39,7 +39,7 @@ from dspy_diffusion_infill.optimizer.spending import budget_of
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.runs import TooManyFailuresError
-from dspy_diffusion_infill.windows import Masking, SlidingWindow
+from dspy_diffusion_infill.windows import Masking
 
 logger = logging.getLogger(__name__)
 
@@ -159,19 +159,18 @@ class DiffusionInfill(Teleprompter):
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
         self.denoiser = denoiser
-        self.maskings: tuple[Masking, ...] = ()
-        if (scheme := checks.check_masking(masking)) is not None:
-            self.maskings = (scheme,)
-        for num_masks in checks.check_masks(mask) if scheme is None else ():
-            self.maskings += (SlidingWindow(window=window, stride=stride, mask=num_masks),)
-        limits = {
-            "max_metric_calls": max_metric_calls,
-            "max_lm_tokens": max_lm_tokens,
-            "num_threads": num_threads,
-            "patience": patience,
-        }
-        counted = {"sweeps": sweeps, "num_proposals": num_proposals, "num_validated": num_validated}
-        checks.check_counts(**counted, optional=limits)
+        self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
+        checks.check_counts(
+            sweeps=sweeps,
+            num_proposals=num_proposals,
+            num_validated=num_validated,
+            optional=dict(
+                max_metric_calls=max_metric_calls,
+                max_lm_tokens=max_lm_tokens,
+                num_threads=num_threads,
+                patience=patience,
+            ),
+        )
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
         self.examples_per_context = examples_per_context
@@ -182,19 +181,14 @@ class DiffusionInfill(Teleprompter):
         self.max_cost = checks.check_amount("max_cost", max_cost, unit="USD")
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
-        self.order: Order = checks.check_choice("order", order, get_args(Order))
-        self.validation: Validation = checks.check_choice(
-            "validation", validation, get_args(Validation)
-        )
-        self.examples: ExampleDraw = checks.check_choice(
-            "examples", examples, get_args(ExampleDraw)
-        )
+        checks.check_choices(order=order, validation=validation, examples=examples)
+        self.order: Order = order
+        self.validation: Validation = validation
+        self.examples: ExampleDraw = examples
         self.patience = patience
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
-        if isinstance(guidance, str) and guidance != "auto":
-            raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
-        self.guidance: Guidance = guidance
+        self.guidance: Guidance = checks.check_guidance(guidance)
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
         self.max_errors = checks.check_max_errors(max_errors)

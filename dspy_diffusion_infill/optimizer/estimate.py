@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
+from dspy_diffusion_infill.optimizer.neighbourhoods import MOST_MASKS
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.racing import smallest_race
 from dspy_diffusion_infill.optimizer.spending import (
     CHARS_PER_TOKEN,
     prices_of,
@@ -19,7 +21,8 @@ from dspy_diffusion_infill.windows import Masking, Window
 class CostEstimate:
     """The most that a search can take.
 
-    It usually takes less, since worthless proposals are dropped.
+    It usually takes less, since worthless proposals are dropped. The denoiser passes of an adaptive
+    search are those of one trial a move; moves that bring no new proposal come on top.
 
     Attributes:
         num_windows: windows of all predictors, in one sweep.
@@ -63,13 +66,19 @@ def estimate(plan: Plan) -> CostEstimate:
     validated = num_proposals = options.num_proposals
     if plan.guide is not None:
         validated = min(validated, options.num_validated)
-    num_windows = sum(map(len, sweeps))
-    runs = plan.first_calls + num_windows * validated * len(plan.valset)
-    caps = plan.scoring.caps
-    runs = _at_most(runs, caps.max_metric_calls)
-    steps = plan.infiller.sampling.steps
-    passes = sum(min(steps, _most_masks(plan, *one)) for sweep in sweeps for one in sweep)
-    scored = num_windows * num_proposals + len(targets)
+    caps, steps = plan.scoring.caps, plan.infiller.sampling.steps
+    if options.order == "left_to_right":
+        num_moves = sum(map(len, sweeps))
+        runs = plan.first_calls + num_moves * validated * len(plan.valset)
+        runs = _at_most(runs, caps.max_metric_calls)
+        passes = sum(min(steps, _most_masks(plan, *one)) for sweep in sweeps for one in sweep)
+    else:
+        assert caps.max_metric_calls is not None, "a plan of this order has a budget"
+        runs = caps.max_metric_calls if targets else plan.first_calls
+        rows = len(plan.valset) if options.validation == "full" else smallest_race(plan.valset)
+        num_moves = -(-(runs - plan.first_calls) // rows)
+        passes = num_moves * min(steps, MOST_MASKS)
+    scored = num_moves * num_proposals + len(targets)
     return CostEstimate(
         num_windows=len(sweeps[0]),
         metric_calls=runs,

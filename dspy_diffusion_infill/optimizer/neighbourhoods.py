@@ -11,7 +11,7 @@ from dspy_diffusion_infill.protection import Span
 from dspy_diffusion_infill.windows import Masking, Piece, SlidingWindow, Window, free_runs
 
 NUM_LEVELS = 4
-_MOST_MASKS = 48  # of one window; a small denoiser writes no longer text that holds together
+MOST_MASKS = 48  # of one window; a small denoiser writes no longer text that holds together
 _MOST_PAIRS = 4
 
 
@@ -60,9 +60,7 @@ def neighbourhood(text: Text, maskings: Sequence[Masking], level: int) -> list[W
 def _longer(text: Text, base: SlidingWindow, times: int) -> list[Window]:
     """The scheme's windows with several times the masks."""
     return [
-        Window(
-            tuple(Piece(p.start, p.end, min(_MOST_MASKS, times * p.num_masks)) for p in w.pieces)
-        )
+        Window(tuple(Piece(p.start, p.end, min(MOST_MASKS, times * p.num_masks)) for p in w.pieces))
         for w in text.windows(base)
     ]
 
@@ -98,5 +96,5 @@ def _whole(text: Text) -> list[Window]:
     for run in free_runs(text.instructions, text.offsets, text.protected):
         start, end = run[0][0], run[-1][1]
         for num_masks in (len(run), 2 * len(run)):
-            windows.append(Window((Piece(start, end, max(4, min(_MOST_MASKS, num_masks))),)))
+            windows.append(Window((Piece(start, end, max(4, min(MOST_MASKS, num_masks))),)))
     return windows

@@ -16,6 +16,9 @@ from dspy_diffusion_infill.windows import Masking
 Order = Literal["adaptive", "left_to_right", "random"]
 Validation = Literal["racing", "full"]
 ExampleDraw = Literal["failures", "random"]
+
+CHOICES: Mapping[str, Any] = {"order": Order, "validation": Validation, "examples": ExampleDraw}
+"""The options that have a few values each."""
 Auto = Literal["light", "medium", "heavy"]
 
 RUNS_PER_ROW: Mapping[Auto, int] = {"light": 20, "medium": 50, "heavy": 120}
@@ -112,8 +115,14 @@ class Scoring:
             max_seconds=self.max_seconds,
         )
 
-    def for_rows(self, num_rows: int) -> "Scoring":
-        """With the budget that ``auto`` gives for a valset of so many rows."""
-        if self.auto is None:
+    def for_rows(self, num_rows: int, *, default: Auto | None = None) -> "Scoring":
+        """With the budget that ``auto`` gives for a valset of so many rows.
+
+        Args:
+            num_rows: of the valset.
+            default: in place of ``auto`` where neither it nor ``max_metric_calls`` is given.
+        """
+        auto = self.auto or (default if self.max_metric_calls is None else None)
+        if auto is None:
             return self
-        return replace(self, max_metric_calls=RUNS_PER_ROW[self.auto] * num_rows, auto=None)
+        return replace(self, max_metric_calls=RUNS_PER_ROW[auto] * num_rows, auto=None)

@@ -156,9 +156,9 @@ class _Place:
 class Adaptive:
     """Masks the window that promises most, and widens the neighbourhood where nothing is kept.
 
-    A move masks one window, adds the proposals to those that wait, and tries the likeliest of all
-    that wait: the best one whatever its gain, and up to ``num_validated`` that gain. A round is as
-    many moves as there are windows. After a round that kept nothing, the next neighbourhood is
+    A move masks one window, adds the proposals to those that wait, and tries the ``num_validated``
+    likeliest of all that wait, be they likelier than the present text or not. A round is as many
+    moves as there are windows. After a round that kept nothing, the next neighbourhood is
     searched too; after one over all neighbourhoods, proposals are drawn at a higher temperature. An
     edit that is kept brings the smallest neighbourhood back.
 
@@ -283,9 +283,8 @@ class Adaptive:
             self._waiting = []
             return waiting
         waiting.sort(key=lambda one: -_mean_gain(search, one))
-        best = waiting[: search.plan.options.num_validated]
-        chosen = [one for k, one in enumerate(best) if k == 0 or _mean_gain(search, one) > 0]
-        rest = waiting[len(chosen) :]
+        num = search.plan.options.num_validated
+        chosen, rest = waiting[:num], waiting[num:]
         self._waiting = rest[: _MOST_WAITING * len(search.targets)]
         search.screened += len(rest) - len(self._waiting)
         return chosen

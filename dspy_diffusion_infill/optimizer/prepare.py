@@ -60,7 +60,8 @@ def prepare(
     outputs = output_fields(base)
     # 3. The metric, and what guides the search and decides.
     data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
-    scoring = with_metric(scoring.for_rows(len(val)), outputs, data)
+    auto = None if options.order == "left_to_right" else "light"  # it ends by itself, or not
+    scoring = with_metric(scoring.for_rows(len(val), default=auto), outputs, data)
     denoiser = load()
     guide = guide_for(base, names[0], options.guidance, denoiser)
     labels = labels_of_rows(val, outputs) if guide is not None else None

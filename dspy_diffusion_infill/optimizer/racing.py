@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import numpy as np
-from scipy.stats import betabinom
 
 _FIRST_ROWS = 4  # then as many again, then twice as many, ...
+_EQUAL = 1e-9  # sums of scores that are closer are the same
 _PRIOR_ROWS = 2.0  # how many rows of this trial the rows' history is worth
 
 
@@ -110,33 +110,44 @@ class Race:
             best: the best program's scores of all rows.
             is_tie_enough: whether an equal sum wins.
         """
-        low, high = self.history.bounds
-        scale = high - low
         rest = [number for number in range(len(best)) if number not in new]
         if not rest:
             return True
-        rates = self.history.rates()
-        chances = np.ones(1)  # of each number of right answers among the rest
+        low, high = self.history.bounds
+        lead = sum(score - best[number] for number, score in new.items())
+        needed = (sum(best[number] - low for number in rest) - lead) / (high - low)
+        chances = self._chances(new, best, rest)
+        numbers = np.arange(len(chances))
+        wins = numbers > needed - _EQUAL if is_tie_enough else numbers > needed + _EQUAL
+        return float(chances[wins].sum()) >= self.error
+
+    def _chances(
+        self, new: Mapping[int, float], best: Sequence[float], rest: Sequence[int]
+    ) -> np.ndarray:
+        """The chance of each number of right answers, 0 to all, in the rows that are left."""
+        from scipy.stats import betabinom
+
+        low, high = self.history.bounds
+        rates, chances = self.history.rates(), np.ones(1)
         for is_right in (True, False):
             rows = [number for number in rest if _is_right(best[number], low, high) == is_right]
             own = [
-                (s - low) / scale
-                for k, s in new.items()
-                if _is_right(best[k], low, high) == is_right
+                (score - low) / (high - low)
+                for number, score in new.items()
+                if _is_right(best[number], low, high) == is_right
             ]
             if rows:
                 prior = _PRIOR_ROWS * float(np.mean(rates[rows]))
-                a = prior + sum(own)
-                b = _PRIOR_ROWS - prior + len(own) - sum(own)
-                chances = np.convolve(
-                    chances,
-                    betabinom.pmf(np.arange(len(rows) + 1), len(rows), max(a, 1e-6), max(b, 1e-6)),
-                )
-        lead = sum(score - best[number] for number, score in new.items()) / scale
-        needed = sum((best[number] - low) / scale for number in rest) - lead
-        numbers = np.arange(len(chances))
-        wins = numbers > needed - 1e-9 if is_tie_enough else numbers > needed + 1e-9
-        return float(chances[wins].sum()) >= self.error
+                hits, misses = prior + sum(own), _PRIOR_ROWS - prior + len(own) - sum(own)
+                numbers = np.arange(len(rows) + 1)
+                of_group = betabinom.pmf(numbers, len(rows), hits, max(misses, _EQUAL))
+                chances = np.convolve(chances, of_group)
+        return chances
+
+
+def smallest_race(rows: Sequence[object]) -> int:
+    """The fewest rows on which a trial of these rows can end."""
+    return min(_FIRST_ROWS, len(rows))
 
 
 def _is_right(score: float, low: float, high: float) -> bool:
