@@ -341,7 +341,8 @@ def _ends_at_a_cap(search: Search) -> Iterator[None]:
         if search.first is None:
             logger.warning("nothing was tried, as the first evaluation did not end: %s", error)
         else:
-            logger.info("the search ends: %s", error)
+            level = logging.WARNING if search.validator.budget.unpriced else logging.INFO
+            logger.log(level, "the search ends: %s", error)
 
 
 @contextmanager
