@@ -4,9 +4,12 @@ The embedded pair, the first human instruction of each task, 16 training rows th
 valset, and a budget of metric calls. Any folder of files of that schema will do: ``{task,
 human_instructions, train, test}`` with rows ``{input, outputs}``::
 
-    python tests/benchmarks/instruction_induction.py --data FOLDER --json OUT.json
+    python tests/benchmarks/instruction_induction.py --data FOLDER [FOLDER ...] --json OUT.json
 
-Tasks and seeds that OUT.json has already are not run again.
+Tasks and seeds that OUT.json has already are not run again. ``--adaptive`` runs the adaptive search
+with racing and contexts from failures. Options are chosen on one half of the tasks and reported on
+the other: of the sorted names, ``--half choose`` takes the 1st, 3rd, … and ``--half report`` the
+2nd, 4th, ….
 """
 
 import argparse
@@ -21,9 +24,16 @@ from typing import Any
 import dspy
 import numpy as np
 
-from dspy_diffusion_infill import DiffusionInfill, TemplateAdapter, embedded_lm, load_denoiser
+from dspy_diffusion_infill import (
+    DiffusionInfill,
+    Sampling,
+    TemplateAdapter,
+    embedded_lm,
+    load_denoiser,
+)
 
 NUM_TRAIN = 16
+ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Result:
     seconds: float
     instructions_before: str
     instructions_after: str
+    end_reason: str = "all windows tried"
 
     def __str__(self) -> str:
         return (
@@ -86,6 +97,8 @@ def run_task(file: Path, seed: int, options: argparse.Namespace, denoiser: Any) 
         max_errors=NUM_TRAIN,
         display_progress=False,
         **({"guidance": None} if options.no_guidance else {}),
+        **(ADAPTIVE if options.adaptive else {}),
+        sampling=Sampling(cached=options.cached),
     )
     better = optimizer.compile(program, load_rows(train))
     seconds = time.perf_counter() - started
@@ -99,6 +112,7 @@ def run_task(file: Path, seed: int, options: argparse.Namespace, denoiser: Any) 
         seconds=round(seconds, 1),
         instructions_before=instructions,
         instructions_after=better.signature.instructions,
+        end_reason=better.detailed_results.end_reason,
     )
 
 
@@ -136,23 +150,35 @@ def write_results(path: Path, results: list[Result]) -> None:
     whole.replace(path)
 
 
+def chosen_files(options: argparse.Namespace) -> list[Path]:
+    """The files of the tasks to run, sorted by name."""
+    found = {path.stem: path for folder in options.data for path in folder.glob("*.json")}
+    names = sorted(found)
+    names = {"choose": names[::2], "report": names[1::2], "all": names}[options.half]
+    asked = options.tasks.split(",") if options.tasks else names
+    if unknown := [name for name in asked if name not in names]:
+        raise SystemExit(f"--tasks must be among {names}, got {unknown}")
+    return [found[name] for name in asked]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--tasks", help="comma-separated; all files of the folder by default")
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--tasks", help="comma-separated; all files of the folders by default")
+    parser.add_argument("--half", choices=["choose", "report", "all"], default="all")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-metric-calls", type=int, default=400)
     parser.add_argument("--sweeps", type=int, default=12)
     parser.add_argument("--test-rows", type=int, default=None)
     parser.add_argument("--denoiser", default="smollm2-fs")
     parser.add_argument("--no-guidance", action="store_true", help="the paper's procedure")
+    parser.add_argument("--adaptive", action="store_true")
+    parser.add_argument("--cached", action="store_true", help="fill with a KV cache")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.getLogger("dspy").setLevel(logging.CRITICAL)  # answers that are empty are scored 0
     logging.getLogger("dspy_diffusion_infill").setLevel(logging.ERROR)
-    files = sorted(options.data.glob("*.json"))
-    if options.tasks:
-        files = [options.data / f"{name}.json" for name in options.tasks.split(",")]
+    files = chosen_files(options)
     denoiser = load_denoiser(options.denoiser)
     dspy.configure(lm=embedded_lm(), adapter=TemplateAdapter())
     results = read_results(options.json)
