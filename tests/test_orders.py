@@ -8,6 +8,7 @@ import pytest
 from doubles import WordCountScorer, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with, program
 
+from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
@@ -131,6 +132,42 @@ def test_racing_scores_fewer_rows_and_keeps_only_whole_trials():
     assert all(len(t.rows) == len(ROWS) for t in raced.trials if t.accepted)
     full = adaptive(max_metric_calls=200, validation="full")
     assert {len(trial.rows) for trial in full.trials} == {len(ROWS)}
+
+
+def test_candidate_programs_are_those_that_were_scored_on_all_rows():
+    better = compile_with(**ADAPTIVE, max_metric_calls=200)
+    trials = better.detailed_results.trials
+    whole = [trial for trial in trials if len(trial.rows) == len(ROWS)]
+    assert len(whole) < len(trials)
+    assert len(better.candidate_programs) == 1 + len(whole)
+    assert better.candidate_programs[0]["score"] == max(trial.score for trial in whole)
+
+
+@pytest.mark.parametrize("max_errors", [3, 4, 9])
+def test_a_dead_lm_ends_a_search_whose_trials_race(max_errors):
+    """A race ends after four rows that raise, fewer than are tolerated in one evaluation."""
+    asked = 0
+
+    def dies(prompt: str) -> str:
+        nonlocal asked
+        asked += 1
+        if asked > len(ROWS):
+            raise RuntimeError("the LM is gone")
+        return "no idea"
+
+    with pytest.raises(TooManyErrors, match=f"max_errors={max_errors}; the last: .*gone") as caught:
+        adaptive(dies, max_errors=max_errors, max_metric_calls=500)
+    assert caught.value.best_program.signature.instructions == TASK
+    assert caught.value.detailed_results.metric_calls <= len(ROWS) + max_errors + 4
+
+
+def test_windows_that_do_not_fit_the_context_are_left_out():
+    """Whole instructions with twice the masks are too long here; the search goes on without."""
+    whole = compile_with(never_right, **ADAPTIVE, max_metric_calls=60).detailed_results
+    denoiser = WordDenoiser(context_length=52)
+    results = adaptive(never_right, denoiser=denoiser, patience=1, max_metric_calls=9000)
+    assert whole.end_reason == "max_metric_calls"
+    assert results.end_reason == "patience" and results.trials
 
 
 def test_scores_of_a_whole_trial_are_in_the_order_of_the_rows():

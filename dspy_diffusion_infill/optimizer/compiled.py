@@ -77,13 +77,18 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
 
 
 def _candidates(search: Search) -> list[dict[str, Any]]:
-    """The programs of student and trials, best first, as DSPy's other optimizers give them."""
+    """The programs of student and trials, best first, as DSPy's other optimizers give them.
+
+    A trial that racing ended has no score of all rows, and is none of them.
+    """
     base = search.plan.base
     if search.first is None:
         return []
     rows: list[tuple[float, dspy.Module]] = [(search.first.baseline.mean, copy_program(base))]
     current: dict[str, str] = {}
     for trial in search.trials:
+        if len(trial.rows) < len(search.plan.valset):
+            continue
         changes = {**current, trial.predictor: trial.instructions}
         rows.append((trial.score, with_instructions(base, changes)))
         if trial.accepted:

@@ -181,8 +181,9 @@ class Adaptive:
             return "all windows tried"
         self._narrow()
         while not self._is_perfect():
-            if self._left == 0 and (reason := self._next_round()):
-                return reason
+            while self._left <= 0:
+                if reason := self._next_round():
+                    return reason
             self._left -= 1
             place = self._choose()
             kept = self._try(place)
@@ -208,7 +209,8 @@ class Adaptive:
             for window in self._windows(target, level)
             if (target.name, window) not in known
         ]
-        surprises = [self._surprise(target, window) for target, window in found]
+        has_choice = len(known) + len(found) > 1 and not self.is_random
+        surprises = [self._surprise(*pair) if has_choice else 0.0 for pair in found]
         most = max(surprises, default=0.0) or 1.0
         self._places += [
             _Place(*pair, prior=surprise / most)
@@ -224,11 +226,12 @@ class Adaptive:
         return list(dict.fromkeys(neighbourhood(text, plan.options.maskings, level)))
 
     def _surprise(self, target: Target, window: Window) -> float:
-        """Nats a token; 0 where nothing is taken out, or where only one window competes."""
-        if self.is_random:
-            return 0.0
+        """Nats a token; 0 where nothing is taken out, or where the context is too long."""
         with self.search.validator.budget.batch("surprise"):
-            return self.search.plan.infiller.surprise(target.slot, target.text, window)
+            try:
+                return self.search.plan.infiller.surprise(target.slot, target.text, window)
+            except ContextTooLongError:
+                return 0.0
 
     def _next_round(self) -> EndReason | None:
         """Widens the search after a round that kept nothing; the reason to end it, if there is."""
@@ -236,6 +239,8 @@ class Adaptive:
             self._level += 1
             self._open(self._level)
             return None
+        if not self._places:
+            return "no new proposals"
         self._fruitless += 1
         self._heat = min(self._heat + 1, len(_HEATS) - 1)
         self._left = len(self._places)
@@ -301,6 +306,11 @@ class Adaptive:
 
 
 def _mean_gain(search: Search, candidate: Candidate) -> float:
-    """What a candidate gains as things are now, nats an example; 0 without guidance."""
+    """What a candidate gains as things are now, nats an example; 0 without guidance.
+
+    Minus infinity where nothing can be said: both texts are too long for the scorer.
+    """
     gain = search.gain(candidate)
-    return 0.0 if gain is None else gain.mean
+    if gain is None:
+        return 0.0
+    return -math.inf if math.isnan(gain.mean) else gain.mean

@@ -224,6 +224,7 @@ class Search:
                 about="trial",
             )
             found, numbers = found.followed_by(more), [*numbers, *block]
+            self.validator.check_race(found, more)
             new = dict(zip(numbers, found.scores, strict=True))
             if not race.can_win(new, self.best.scores, is_tie_enough=is_tie_enough):
                 return found, numbers

@@ -37,6 +37,7 @@ class Validator:
         self.scoring, self.budget = scoring, budget or Budget(scoring.caps)
         self.failure_kinds: Counter[str] = Counter()
         self.lowest = 0.0
+        self._in_a_row = 0
         self._arguments = num_positional(scoring.metric)
 
     @property
@@ -108,18 +109,46 @@ class Validator:
         """
         return self._evaluate(program, rows, _Meter(self.budget))
 
+    def check_race(self, whole: Evaluation, last: Evaluation) -> None:
+        """Raises where a race has too many failures, each block of which has few enough.
+
+        A race ends early where all rows raise. So the failures of whole blocks are counted over
+        races until some row is answered: a dead LM ends the search here too.
+
+        Args:
+            whole: all blocks of the race so far.
+            last: the last of them.
+
+        Raises:
+            TooManyFailuresError: more than ``max_errors`` rows of the race, or of all blocks since
+                a row was answered, raised.
+        """
+        serious = last.num_failures - last.num_unread
+        self._in_a_row = self._in_a_row + serious if serious == len(last.scores) else 0
+        most = max(self._in_a_row, whole.num_failures - whole.num_unread)
+        if most > self._max_errors:
+            raise TooManyFailuresError(
+                f"{most} examples raised, more than max_errors={self._max_errors}; the last: "
+                f"{whole.failures[-1]}",
+                whole.failures,
+            )
+
+    @property
+    def _max_errors(self) -> int:
+        limit = self.scoring.max_errors
+        return dspy.settings.max_errors if limit is None else limit
+
     def _evaluate(
         self, program: dspy.Module, rows: Sequence[dspy.Example], meter: "_Meter"
     ) -> Evaluation:
         self.budget.check_room(len(rows))
-        limit = self.scoring.max_errors
         try:
             found = evaluate(
                 program,
                 rows,
                 self._score,
                 num_threads=self.scoring.num_threads,
-                max_errors=dspy.settings.max_errors if limit is None else limit,
+                max_errors=self._max_errors,
                 failure_score=self.scoring.failure_score or 0.0,
                 accountant=meter,
             )
