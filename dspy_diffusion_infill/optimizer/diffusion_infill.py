@@ -29,13 +29,12 @@ from dspy_diffusion_infill.optimizer.options import (
     SearchOptions,
     Validation,
 )
-from dspy_diffusion_infill.optimizer.plan import Plan, open_journal
+from dspy_diffusion_infill.optimizer.plan import Plan, budget_of, open_journal
 from dspy_diffusion_infill.optimizer.prepare import prepare
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search
-from dspy_diffusion_infill.optimizer.spending import budget_of
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.runs import TooManyFailuresError

@@ -6,12 +6,7 @@ from dspy_diffusion_infill.contexts import render_messages
 from dspy_diffusion_infill.optimizer.neighbourhoods import MOST_MASKS
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.racing import smallest_race
-from dspy_diffusion_infill.optimizer.spending import (
-    CHARS_PER_TOKEN,
-    prices_of,
-    run_bound,
-    usage_bound,
-)
+from dspy_diffusion_infill.optimizer.spending import CHARS_PER_TOKEN
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.scorers.denoiser import DenoiserScorer
 from dspy_diffusion_infill.windows import Masking, Window
@@ -96,10 +91,9 @@ def _at_most(amount: int, cap: int | None) -> int:
 
 def _cost(plan: Plan, runs: int) -> float | None:
     """USD of so many runs; None where a price is unknown."""
-    prices, cap = prices_of(plan), plan.scoring.max_cost
-    if prices.cost(usage_bound(plan.base, plan)) is None:
+    if not plan.spending.is_priced:
         return None
-    most = runs * run_bound(plan).cost
+    cap, most = plan.scoring.max_cost, runs * plan.spending.bound.cost
     return most if cap is None else min(most, cap)
 
 

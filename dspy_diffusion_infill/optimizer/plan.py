@@ -18,8 +18,10 @@ from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.budget import Budget
 from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
+from dspy_diffusion_infill.optimizer.spending import Spending
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import Worked, make_slots
 from dspy_diffusion_infill.protection import generated_text
@@ -45,6 +47,7 @@ class Plan:
         guide: likelihood guidance; None is the paper's procedure.
         acceptance: decides whether a trial is kept.
         scoring: how programs are scored.
+        spending: what its runs cost.
         options: how wide and how long.
         log_dir: folder of the journal; None keeps no file.
         labelled: the worked examples that labels alone give.
@@ -62,6 +65,7 @@ class Plan:
     guide: Guide | None
     acceptance: Acceptance
     scoring: Scoring
+    spending: Spending
     options: SearchOptions
     log_dir: Path | None
     labelled: Worked = field(repr=False)
@@ -117,6 +121,12 @@ class Plan:
             "acceptance": key_of(describe(self.acceptance, "acceptance")),
             "options": self.options.identity(),
         }
+
+
+def budget_of(plan: Plan, *, started: float) -> Budget:
+    """The budget of a search that began then, by the clock of ``time.monotonic``."""
+    spending = plan.spending
+    return Budget(plan.scoring.caps, prices=spending.prices, bound=spending.bound, started=started)
 
 
 def open_journal(plan: Plan) -> Journal:

@@ -15,7 +15,7 @@ from dspy_diffusion_infill.optimizer.guidance import guide_for, labels_of_rows
 from dspy_diffusion_infill.optimizer.metrics import with_metric
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.plan import Plan
-from dspy_diffusion_infill.optimizer.spending import check_caps
+from dspy_diffusion_infill.optimizer.spending import check_caps, spending_of
 from dspy_diffusion_infill.optimizer.traces import needs_traces, work_examples
 from dspy_diffusion_infill.programs import base_of, output_fields
 
@@ -65,7 +65,11 @@ def prepare(
     denoiser = load()
     guide = guide_for(base, names[0], options.guidance, denoiser)
     labels = labels_of_rows(val, outputs) if guide is not None else None
-    # 4. The plan, which must be possible within budget and context.
+    # 4. What runs cost: those of the student, and of a teacher where rows lack labels.
+    wanted = needs_traces(base, names, rows)
+    programs = [base] if teacher is None or not wanted else [base, teacher]
+    spending = spending_of(programs, rows if val is rows else [*rows, *val], scoring.prices)
+    # 5. The plan, which must be possible within budget and context.
     plan = Plan(
         student=student,
         base=base,
@@ -78,12 +82,13 @@ def prepare(
         guide=guide,
         acceptance=options.acceptance or MetricFirst(labels),
         scoring=scoring,
+        spending=spending,
         options=options,
         log_dir=log_dir,
         labelled=work_examples(base, names, rows),
-        traces_wanted=needs_traces(base, names, rows),
+        traces_wanted=wanted,
     )
-    check_caps(plan)
+    check_caps(scoring.caps, plan.first_calls, spending)
     _check_contexts(plan)
     return plan
 

@@ -1,13 +1,13 @@
-"""What a plan may spend: its prices, the most that one run takes, and its budget."""
+"""What the runs of a plan cost: prices, and the most that one run takes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import dspy
 
 from dspy_diffusion_infill.contexts import Slot, render_messages
-from dspy_diffusion_infill.optimizer.budget import Budget, RunBound
-from dspy_diffusion_infill.optimizer.plan import Plan
-from dspy_diffusion_infill.optimizer.prices import PriceList, price_list
+from dspy_diffusion_infill.optimizer.budget import Caps, RunBound
+from dspy_diffusion_infill.optimizer.prices import Price, PriceList, price_list
 from dspy_diffusion_infill.optimizer.traces import make_slots, work_examples
 from dspy_diffusion_infill.programs import all_predictors, signature_of
 from dspy_diffusion_infill.usage import ModelUsage, Usage, added, num_tokens
@@ -18,34 +18,70 @@ TOKENS_OF_AN_ANSWER = 4096  # where an LM has no max_tokens
 _CHARS_OF_AN_ADAPTER = 1000  # what it writes around a prompt that cannot be rendered in advance
 
 
-def budget_of(plan: Plan, *, started: float) -> Budget:
-    """The budget of a search that began then, by the clock of ``time.monotonic``."""
-    bound = run_bound(plan)
-    return Budget(plan.scoring.caps, prices=prices_of(plan), bound=bound, started=started)
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What the runs of a plan cost.
+
+    Attributes:
+        models: the names of the LMs' models.
+        prices: what they cost.
+        bound: the most that one run is expected to take, of the student or of the teacher.
+        is_priced: whether the student's models all have a price.
+    """
+
+    models: tuple[str, ...]
+    prices: PriceList
+    bound: RunBound
+    is_priced: bool
 
 
-def check_caps(plan: Plan) -> None:
+def spending_of(
+    programs: Sequence[dspy.Module],
+    rows: Sequence[dspy.Example],
+    prices: Mapping[str, Price] | None,
+) -> Spending:
+    """What runs of the programs over the rows cost.
+
+    Args:
+        programs: the student, and the teacher where it is run.
+        rows: of trainset and valset.
+        prices: the user's own.
+    """
+    lms = [lm for program in programs for _, _, lm in _calls(program)]
+    known = price_list(prices, lms)
+    bounds = [usage_bound(program, rows) for program in programs]
+    return Spending(
+        models=tuple(sorted({lm.model for lm in lms})),
+        prices=known,
+        bound=RunBound(max(map(num_tokens, bounds)), max(known.cost(one) or 0.0 for one in bounds)),
+        is_priced=known.cost(bounds[0]) is not None,
+    )
+
+
+def check_caps(caps: Caps, calls: int, spending: Spending) -> None:
     """Refuses caps that the first evaluation may pass, and a cap on a cost that nobody knows.
+
+    Args:
+        caps: what may be spent.
+        calls: program runs of the first evaluation.
+        spending: what they cost.
 
     Raises:
         ValueError: in both cases.
     """
-    caps, calls, prices = plan.scoring.caps, plan.first_calls, prices_of(plan)
     if caps.max_metric_calls is not None and calls > caps.max_metric_calls:
         raise ValueError(
             f"max_metric_calls={caps.max_metric_calls} does not cover the first evaluations: "
             f"{calls} program runs"
         )
-    models = {lm.model for program in _programs(plan) for _, _, lm in _calls(program)}
-    for model in sorted(models) if caps.max_cost is not None else ():
-        if prices.price(model) is None:
+    for model in spending.models if caps.max_cost is not None else ():
+        if spending.prices.price(model) is None:
             raise ValueError(
                 f"max_cost={caps.max_cost} needs the price of {model!r}, and litellm knows none: "
                 f"pass prices={{{model!r}: (USD a million prompt tokens, USD a million completion "
                 "tokens)}"
             )
-    bound = run_bound(plan)
-    mend = "raise it, give the LM a lower max_tokens, or give fewer rows"
+    bound, mend = spending.bound, "raise it, give the LM a lower max_tokens, or give fewer rows"
     if caps.max_lm_tokens is not None and calls * bound.tokens > caps.max_lm_tokens:
         raise ValueError(
             f"max_lm_tokens={caps.max_lm_tokens} does not cover the first evaluations: {calls} "
@@ -58,37 +94,19 @@ def check_caps(plan: Plan) -> None:
         )
 
 
-def prices_of(plan: Plan) -> PriceList:
-    """The prices of the LMs that the plan asks."""
-    lms = [lm for program in _programs(plan) for _, _, lm in _calls(program)]
-    return price_list(plan.scoring.prices, lms)
-
-
-def run_bound(plan: Plan) -> RunBound:
-    """The most that one run is expected to take, of the student or of the teacher."""
-    bounds, prices = [usage_bound(one, plan) for one in _programs(plan)], prices_of(plan)
-    return RunBound(max(map(num_tokens, bounds)), max(prices.cost(one) or 0.0 for one in bounds))
-
-
-def usage_bound(program: dspy.Module, plan: Plan) -> Usage:
+def usage_bound(program: dspy.Module, rows: Sequence[dspy.Example]) -> Usage:
     """What a run takes that calls each predictor once, on the longest row, with the longest answer.
 
     Prompts are counted at four characters a token, so that languages with longer tokens take more
     than this. So does a run with loops, or with DSPy's second try in JSON.
     """
-    prompt_chars = _prompt_chars(program, plan)
+    prompt_chars = _prompt_chars(program, rows)
     return added(
         *(
             (ModelUsage(lm.model, prompt_chars(name) // CHARS_PER_TOKEN, _longest_answer(one, lm)),)
             for name, one, lm in _calls(program)
         )
     )
-
-
-def _programs(plan: Plan) -> list[dspy.Module]:
-    """Those that are run."""
-    teacher = plan.teacher if plan.traces_wanted else None
-    return [plan.base] if teacher is None else [plan.base, teacher]
 
 
 def _calls(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict, dspy.BaseLM]]:
@@ -106,10 +124,9 @@ def _longest_answer(predictor: dspy.Predict, lm: dspy.BaseLM) -> int:
     return int(length or TOKENS_OF_AN_ANSWER) * int(options.get("n") or 1)
 
 
-def _prompt_chars(program: dspy.Module, plan: Plan) -> Callable[[str], int]:
+def _prompt_chars(program: dspy.Module, rows: Sequence[dspy.Example]) -> Callable[[str], int]:
     """By a predictor's name: the characters of its longest prompt."""
-    slots = _slots(program, plan)
-    rows = {id(row): row for row in (*plan.trainset, *plan.valset)}.values()
+    slots = _slots(program, rows[:1])
     longest_row = max(sum(len(str(value)) for value in dict(row.items()).values()) for row in rows)
     predictors = all_predictors(program)
 
@@ -134,7 +151,7 @@ def _rendered_chars(slot: Slot) -> int | None:
     return sum(len(message["content"]) for message in messages[:-1])
 
 
-def _slots(program: dspy.Module, plan: Plan) -> dict[str, Slot]:
-    """The slot of each predictor with the first row, where that labels all of its fields."""
+def _slots(program: dspy.Module, rows: Sequence[dspy.Example]) -> dict[str, Slot]:
+    """The slot of each predictor with these rows, where they label all of its fields."""
     names = [name for name, _ in program.named_predictors()]
-    return make_slots(program, work_examples(program, names, plan.trainset[:1]))
+    return make_slots(program, work_examples(program, names, rows))
