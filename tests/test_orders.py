@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import dspy
 import pytest
@@ -109,6 +110,29 @@ def test_proposals_grow_from_windows_to_whole_instructions():
     assert (0, len(TASK)) in spans  # all of it
     assert (0, 0) in spans and (len(TASK), len(TASK)) in spans  # in front, and at the end
     assert any(" … " in trial.new_text for trial in results.trials)  # two windows at once
+
+
+def test_marks_alone_are_filled_and_what_stands_around_them_stays():
+    marked = program("Tell the colour [[infill:3]] and then [[infill:2]] stop")
+    results = compile_with(student=marked, **ADAPTIVE, max_metric_calls=120).detailed_results
+    assert results.trials
+    for trial in results.trials:
+        assert re.fullmatch(r"Tell the colour .* and then .* stop", trial.instructions)
+
+
+def test_all_predictors_are_searched():
+    class Steps(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.clue = dspy.Predict(dspy.Signature("text -> clue", "Find a clue in this text"))
+            self.name = dspy.Predict(dspy.Signature("text, clue -> colour", TASK))
+
+        def forward(self, text):
+            return self.name(text=text, clue=self.clue(text=text).clue)
+
+    results = compile_with(student=Steps(), **ADAPTIVE, max_metric_calls=150).detailed_results
+    assert {trial.predictor for trial in results.trials} == {"clue", "name"}
+    assert results.score_after > results.score_before
 
 
 def test_what_was_tried_is_not_tried_again():

@@ -31,6 +31,15 @@ class Anything(dspy.Module):
         return self.step(**inputs)
 
 
+class OtherNameOfSelf(dspy.Module):
+    def __init__(this):  # noqa: N805
+        super().__init__()
+        this.step = dspy.Predict("text -> label")
+
+    def forward(this, text):  # noqa: N805
+        return this.step(text=text)
+
+
 def row(*inputs, **values):
     return dspy.Example(**values).with_inputs(*(inputs or ("text",)))
 
@@ -40,6 +49,7 @@ GOOD = {
     "an input with a default": (Two(), row("text", "tone", text="x", tone="y")),
     "a label that may be missing": (Two(), row(text="x", label=None)),
     "a column of no field": (Two(), row(text="x", comment=None)),
+    "a forward whose self has another name": (OtherNameOfSelf(), row(text="x")),
     "any inputs": (Anything(), row("text", "extra", text="x", extra=1)),
     "more inputs than a predictor takes": (
         dspy.Predict("text -> label"),

@@ -107,8 +107,10 @@ def _inputs_of(program: dspy.Module) -> tuple[set[str], set[str] | None]:
         parameters = list(inspect.signature(forward).parameters.values())  # pyright: ignore
     except (TypeError, ValueError):
         return set(), None
+    if inspect.isfunction(forward):  # the first one is the program itself, whatever its name is
+        parameters = parameters[1:]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    takes = [p for p in parameters if p.kind in named and p.name != "self"]
+    takes = [p for p in parameters if p.kind in named]
     required = {p.name for p in takes if p.default is inspect.Parameter.empty}
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return required, {p.name for p in takes}
