@@ -1,6 +1,7 @@
 """What a person reads after a search: a coloured diff, the scores, what it took."""
 
 import difflib
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -83,10 +84,20 @@ def print_report(
     Args:
         results: ``program.detailed_results``.
         rows: (name, before, after) scores; None is the validation score alone.
-        console: where to print; None is standard output.
+        console: where to print; None is standard output, on which characters that its encoding
+            lacks are written as Python's escapes.
     """
-    console = console or Console()
-    console.print(instructions_panel(results))
     scores = rows or [("validation", results.score_before, results.score_after)]
-    console.print(summary_table(results, scores))
-    console.print(counts_line(results), highlight=False)
+    parts = (instructions_panel(results), summary_table(results, scores), counts_line(results))
+    if console is not None or Console().encoding.startswith("utf"):
+        _print(console or Console(), parts)
+        return
+    with (captured := Console()).capture() as capture:
+        _print(captured, parts)
+    encoding = captured.encoding
+    sys.stdout.write(capture.get().encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _print(console: Console, parts: Sequence[RenderableType]) -> None:
+    for part in parts:
+        console.print(part, highlight=False)

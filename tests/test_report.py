@@ -114,3 +114,15 @@ def test_counts_say_what_became_of_proposals_and_what_it_took():
 @pytest.mark.parametrize(("failures", "end"), [(0, "3 s"), (4, "3 s, 4 runs failed")])
 def test_failed_runs_are_counted_where_there_were_any(failures, end):
     assert counts_line(replace(RESULTS, num_failures=failures)).endswith(end)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_terminal_of_any_encoding_takes_the_report(encoding, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    after = {"self": "Say what \N{SNOWMAN} is."}
+    print_report(replace(RESULTS, instructions_after=after))
+    terminal.flush()
+    text = terminal.buffer.getvalue().decode(encoding)
+    assert ("\N{SNOWMAN}" if encoding == "utf-8" else r"\u2603") in text
+    assert "9 proposals, 3 validated, 1 kept" in text
