@@ -83,12 +83,16 @@ def print_report(
 
     Args:
         results: ``program.detailed_results``.
-        rows: (name, before, after) scores; None is the validation score alone.
+        rows: (name, before, after) scores; None is the validation score, and that of the rows that
+            were held out.
         console: where to print; None is standard output, on which characters that its encoding
             lacks are written as Python's escapes.
     """
-    scores = rows or [("validation", results.score_before, results.score_after)]
-    parts = (instructions_panel(results), summary_table(results, scores), counts_line(results))
+    parts = (
+        instructions_panel(results),
+        summary_table(results, rows or _own_scores(results)),
+        counts_line(results),
+    )
     if console is not None or Console().encoding.startswith("utf"):
         _print(console or Console(), parts)
         return
@@ -96,6 +100,13 @@ def print_report(
         _print(captured, parts)
     encoding = captured.encoding
     sys.stdout.write(capture.get().encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _own_scores(results: DetailedResults) -> list[tuple[str, float, float]]:
+    scores = [("validation", results.score_before, results.score_after)]
+    if results.holdout_before is not None and results.holdout_after is not None:
+        scores.append(("held-out", results.holdout_before, results.holdout_after))
+    return scores
 
 
 def _print(console: Console, parts: Sequence[RenderableType]) -> None:

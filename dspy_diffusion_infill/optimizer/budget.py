@@ -154,6 +154,11 @@ class Budget:
             self.metric_calls += metric_calls
             self._spend(usage)
 
+    def reopen(self, caps: Caps) -> None:
+        """Goes on under these caps, after others have ended what came before."""
+        with self._changed:
+            self.caps, self.end_reason = caps, None
+
     def room_for_calls(self, number: int) -> bool:
         """Whether ``max_metric_calls`` allows that many more, whatever the other caps say."""
         return not _passes(self.metric_calls + number, self.caps.max_metric_calls)

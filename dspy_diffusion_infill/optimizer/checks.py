@@ -213,6 +213,15 @@ def check_amount(name: str, amount: Any, *, unit: str) -> float | None:
     return float(amount)
 
 
+def check_share(name: str, share: Any) -> float:
+    """Raises unless it is a number from 0 to a half."""
+    if isinstance(share, bool) or not isinstance(share, int | float):
+        raise TypeError(f"{name} must be a number from 0 to 0.5, got {name}={share!r:.60}")
+    if not 0 <= share <= 0.5:
+        raise ValueError(f"{name} must be from 0 to 0.5, got {name}={share}")
+    return float(share)
+
+
 def check_auto(auto: Any, *, max_metric_calls: int | None) -> Auto | None:
     """Raises unless it names a budget, and no other budget of metric calls is given."""
     if auto is None:

@@ -71,6 +71,9 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         guidance=None if plan.guide is None else plan.guide.scorer.name,
         skipped=dict(search.skipped),
         end_reason=search.end_reason,
+        holdout_before=None if search.holdout is None else search.holdout[0].mean,
+        holdout_after=None if search.holdout is None else search.holdout[1].mean,
+        num_holdout=len(plan.holdout),
         lm_tokens=search.validator.budget.lm_tokens,
         lm_cost=search.validator.budget.lm_cost,
     )

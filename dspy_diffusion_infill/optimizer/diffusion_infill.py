@@ -21,6 +21,7 @@ from dspy_diffusion_infill.optimizer.compiled import compiled_program
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
 from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.holdout import score_holdout
 from dspy_diffusion_infill.optimizer.options import (
     Auto,
     ExampleDraw,
@@ -72,6 +73,7 @@ class DiffusionInfill(Teleprompter):
         validation: Validation = "full",
         examples: ExampleDraw = "random",
         patience: int | None = None,
+        holdout: float = 0.0,
         predictors: Sequence[str] | None = None,
         protect: Protect = (),
         guidance: Guidance = "auto",
@@ -128,6 +130,8 @@ class DiffusionInfill(Teleprompter):
                 programs got them wrong; ``"random"`` each alike, as the paper does.
             patience: rounds over all windows in which nothing is kept, after which an adaptive
                 search ends; None is no limit.
+            holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
+                result are scored on it once at the end, within the caps.
             predictors: names of the predictors to optimise; None is all.
             protect: strings and regular expressions that are never masked, beside placeholders and
                 field names.
@@ -184,7 +188,7 @@ class DiffusionInfill(Teleprompter):
         self.order: Order = order
         self.validation: Validation = validation
         self.examples: ExampleDraw = examples
-        self.patience = patience
+        self.patience, self.holdout = patience, checks.check_share("holdout", holdout)
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
         self.guidance: Guidance = checks.check_guidance(guidance)
@@ -270,6 +274,8 @@ class DiffusionInfill(Teleprompter):
             search.begin(first_evaluation(plan, search.validator, search.journal))
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
                 orders.run(search)
+        with _best_on_exception(result):
+            score_holdout(search)
         return result()
 
     def _prepare(
@@ -314,6 +320,7 @@ class DiffusionInfill(Teleprompter):
                 validation=self.validation,
                 examples=self.examples,
                 patience=self.patience,
+                holdout=self.holdout,
             ),
             validation_lm=self.validation_lm,
             log_dir=None if self.log_dir is None else Path(self.log_dir),
@@ -340,7 +347,7 @@ def _ends_at_a_cap(search: Search) -> Iterator[None]:
         if search.first is None:
             logger.warning("nothing was tried, as the first evaluation did not end: %s", error)
         else:
-            level = logging.WARNING if search.validator.budget.unpriced else logging.INFO
+            level = logging.WARNING if search.end_reason == "max_cost" else logging.INFO
             logger.log(level, "the search ends: %s", error)
 
 

@@ -64,14 +64,14 @@ def estimate(plan: Plan) -> CostEstimate:
     caps, steps = plan.scoring.caps, plan.infiller.sampling.steps
     if options.order == "left_to_right":
         num_moves = sum(map(len, sweeps))
-        runs = plan.first_calls + num_moves * validated * len(plan.valset)
+        runs = plan.first_calls + num_moves * validated * len(plan.valset) + plan.last_calls
         runs = _at_most(runs, caps.max_metric_calls)
         passes = sum(min(steps, _most_masks(plan, *one)) for sweep in sweeps for one in sweep)
     else:
         assert caps.max_metric_calls is not None, "a plan of this order has a budget"
-        runs = caps.max_metric_calls if targets else plan.first_calls
+        runs = caps.max_metric_calls if targets else plan.first_calls + plan.last_calls
         rows = len(plan.valset) if options.validation == "full" else smallest_race(plan.valset)
-        num_moves = -(-(runs - plan.first_calls) // rows)
+        num_moves = -(-(runs - plan.first_calls - plan.last_calls) // rows)
         passes = num_moves * min(steps, MOST_MASKS)
     scored = num_moves * num_proposals + len(targets)
     return CostEstimate(

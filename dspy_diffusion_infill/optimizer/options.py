@@ -44,6 +44,7 @@ class SearchOptions:
         order: which window is masked next: ``left_to_right`` is the paper's.
         validation: ``racing`` ends a trial that can hardly win; ``full`` is the paper's.
         examples: which worked examples a context draws: ``random`` is the paper's.
+        holdout: share of the valset that takes no part, and is scored at the end.
         patience: rounds over all windows of all neighbourhoods in which nothing is kept, after
             which a search ends; None is no end where something else ends it.
     """
@@ -63,6 +64,7 @@ class SearchOptions:
     validation: Validation = "full"
     examples: ExampleDraw = "random"
     patience: int | None = None
+    holdout: float = 0.0
 
     def identity(self) -> list[Any]:
         """What a journal knows the options by.

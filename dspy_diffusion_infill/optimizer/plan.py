@@ -1,7 +1,7 @@
 """What one ``compile`` is going to do, and the journal that it goes by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Plan:
         teacher: a program whose runs give the responses of steps without labels; None is the base.
         trainset: what the denoiser sees in its contexts.
         valset: what programs are scored on; the very trainset where they are equal.
+        holdout: rows that take no part in the search; the result is scored on them at the end.
         names: the predictors to optimise.
         before: the student's instructions, marks included, by predictor name.
         infiller: makes proposals.
@@ -59,6 +60,7 @@ class Plan:
     teacher: dspy.Module | None
     trainset: Sequence[dspy.Example]
     valset: Sequence[dspy.Example]
+    holdout: Sequence[dspy.Example]
     names: tuple[str, ...]
     before: Mapping[str, str]
     infiller: Infiller
@@ -81,6 +83,11 @@ class Plan:
         """Program runs before the first trial."""
         more = self.traces_wanted and not self.baseline_is_traced
         return len(self.valset) + (len(self.trainset) if more else 0)
+
+    @property
+    def last_calls(self) -> int:
+        """Program runs after the last trial: student and result on what was held out."""
+        return 2 * len(self.holdout)
 
     def targets(self, worked: Worked) -> dict[str, Target]:
         """The predictors to search over, at the start, with these worked examples."""
@@ -108,6 +115,7 @@ class Plan:
             "teacher": key_of(describe_program(self.teacher)),
             "trainset": describe_rows(self.trainset, "trainset"),
             "valset": describe_rows(self.valset, "valset"),
+            "holdout": describe_rows(self.holdout, "holdout"),
             "metric": [
                 key_of(describe(self.scoring.metric, "metric")),
                 self.scoring.failure_score,
@@ -124,9 +132,19 @@ class Plan:
 
 
 def budget_of(plan: Plan, *, started: float) -> Budget:
-    """The budget of a search that began then, by the clock of ``time.monotonic``."""
-    spending = plan.spending
-    return Budget(plan.scoring.caps, prices=spending.prices, bound=spending.bound, started=started)
+    """The budget of a search that began then, by the clock of ``time.monotonic``.
+
+    What the runs after the last trial may take is kept back from its caps.
+    """
+    spending, caps, last = plan.spending, plan.scoring.caps, plan.last_calls
+    tokens, cost = last * spending.bound.tokens, last * spending.bound.cost
+    caps = replace(
+        caps,
+        max_metric_calls=None if (n := caps.max_metric_calls) is None else n - last,
+        max_lm_tokens=None if (n := caps.max_lm_tokens) is None else n - tokens,
+        max_cost=None if (n := caps.max_cost) is None else n - cost,
+    )
+    return Budget(caps, prices=spending.prices, bound=spending.bound, started=started)
 
 
 def open_journal(plan: Plan) -> Journal:

@@ -1,7 +1,7 @@
 """Checks everything that a search works with and gathers it in a plan, before anything is paid."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import dspy
@@ -12,6 +12,7 @@ from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.optimizer.acceptance import MetricFirst
 from dspy_diffusion_infill.optimizer.checks import check_data
 from dspy_diffusion_infill.optimizer.guidance import guide_for, labels_of_rows
+from dspy_diffusion_infill.optimizer.holdout import split_holdout
 from dspy_diffusion_infill.optimizer.metrics import with_metric
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.plan import Plan
@@ -58,17 +59,17 @@ def prepare(
     # 2. The program that trials change, and its instructions.
     base, names, before = base_of(student, options.predictors, validation_lm)
     outputs = output_fields(base)
-    # 3. The metric, and what guides the search and decides.
-    data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
-    auto = None if options.order == "left_to_right" else "light"  # it ends by itself, or not
-    scoring = with_metric(scoring.for_rows(len(val), default=auto), outputs, data)
+    # 3. The metric, the rows that take no part, and what guides the search and decides.
+    scoring = _complete(scoring, options, outputs, rows, val)
+    kept, held = split_holdout(val, options.holdout, seed=options.seed)
+    rows, val = kept if val is rows else rows, kept
     denoiser = load()
     guide = guide_for(base, names[0], options.guidance, denoiser)
     labels = labels_of_rows(val, outputs) if guide is not None else None
     # 4. What runs cost: those of the student, and of a teacher where rows lack labels.
     wanted = needs_traces(base, names, rows)
-    programs = [base] if teacher is None or not wanted else [base, teacher]
-    spending = spending_of(programs, rows if val is rows else [*rows, *val], scoring.prices)
+    programs = [base, teacher] if teacher is not None and wanted else [base]
+    spending = spending_of(programs, [*rows, *val], scoring.prices)
     # 5. The plan, which must be possible within budget and context.
     plan = Plan(
         student=student,
@@ -76,6 +77,7 @@ def prepare(
         teacher=teacher,
         trainset=rows,
         valset=val,
+        holdout=held,
         names=tuple(names),
         before=before,
         infiller=Infiller(denoiser, options.sampling, options.examples_per_context),
@@ -88,9 +90,22 @@ def prepare(
         labelled=work_examples(base, names, rows),
         traces_wanted=wanted,
     )
-    check_caps(scoring.caps, plan.first_calls, spending)
+    check_caps(scoring.caps, plan.first_calls + plan.last_calls, spending)
     _check_contexts(plan)
     return plan
+
+
+def _complete(
+    scoring: Scoring,
+    options: SearchOptions,
+    outputs: Iterable[str],
+    rows: Sequence[dspy.Example],
+    val: Sequence[dspy.Example],
+) -> Scoring:
+    """The scoring with a metric, and with a budget where the order needs one to end."""
+    data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
+    default = None if options.order == "left_to_right" else "light"
+    return with_metric(scoring.for_rows(len(val), default=default), outputs, data)
 
 
 def _check_contexts(plan: Plan) -> None:

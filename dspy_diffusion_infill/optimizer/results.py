@@ -114,6 +114,10 @@ class DetailedResults:
         guidance: name of the response scorer; None without.
         skipped: predictors that were left alone, and why.
         end_reason: why the search ended; the name of a cap where one was reached.
+        holdout_before: mean metric of the student on the rows that were held out; None where none
+            were, or where a cap left no room for them.
+        holdout_after: that of the best program.
+        num_holdout: how many rows were held out.
         lm_tokens: prompt and completion tokens that the LMs of program and metric took, over all
             processes of a resumed search.
         lm_cost: what they cost, USD; None where a price is unknown.
@@ -135,6 +139,9 @@ class DetailedResults:
     guidance: str | None
     skipped: dict[str, str]
     end_reason: EndReason = "all windows tried"
+    holdout_before: float | None = None
+    holdout_after: float | None = None
+    num_holdout: int = 0
     lm_tokens: int = 0
     lm_cost: float | None = None
 

@@ -59,6 +59,8 @@ class Search:
         trials: all trials so far.
         screened: proposals that guidance dropped.
         history: every score so far, by row of the valset.
+        holdout: the student and the best program on the rows that were held out; None until they
+            are scored.
         end_reason: why it ended; ``"interrupted"`` until it has.
     """
 
@@ -73,6 +75,7 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     screened: int = 0
     history: RowHistory = field(default_factory=lambda: RowHistory.over(0))
+    holdout: tuple[Evaluation, Evaluation] | None = None
     end_reason: EndReason = "interrupted"
 
     def begin(self, first: FirstEvaluation) -> None:

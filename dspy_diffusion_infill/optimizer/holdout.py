@@ -1,0 +1,59 @@
+"""Rows that take no part in a search: what its result is worth on others than it was chosen on."""
+
+import logging
+import random
+from collections.abc import Sequence
+
+import dspy
+
+from dspy_diffusion_infill.optimizer.budget import BudgetSpentError
+from dspy_diffusion_infill.optimizer.search import Search
+from dspy_diffusion_infill.programs import with_instructions
+
+logger = logging.getLogger(__name__)
+
+_FEWEST_LEFT = 2
+
+
+def split_holdout(
+    rows: Sequence[dspy.Example], fraction: float, *, seed: int
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """(the rows that stay, in order; those that are held out), drawn by the seed.
+
+    All stay where fewer than one row would be held out, or fewer than two would stay.
+    """
+    count = int(len(rows) * fraction)
+    if count < 1 or len(rows) - count < _FEWEST_LEFT:
+        if fraction > 0:
+            logger.warning("holdout=%s of %d rows holds none out", fraction, len(rows))
+        return list(rows), []
+    held = set(random.Random(f"{seed}/holdout").sample(range(len(rows)), count))
+    kept = [row for number, row in enumerate(rows) if number not in held]
+    return kept, [rows[number] for number in sorted(held)]
+
+
+def score_holdout(search: Search) -> None:
+    """Scores the student and the best program once on the rows that were held out.
+
+    What these runs may take was kept back from the caps. Where the time is over, or runs took more
+    than was expected, the result says nothing of these rows.
+
+    Raises:
+        TooManyFailuresError: too many rows raised.
+    """
+    plan, validator = search.plan, search.validator
+    if not plan.holdout or search.first is None:
+        return
+    validator.budget.reopen(plan.scoring.caps)
+    programs = {"holdout, before": plan.base}
+    if any(trial.accepted for trial in search.trials):
+        programs["holdout, after"] = with_instructions(plan.base, search.instructions())
+    try:
+        found = [
+            validator.evaluate_once(program, plan.holdout, search.journal, key, about="holdout")
+            for key, program in programs.items()
+        ]
+    except BudgetSpentError as error:
+        logger.warning("the rows that were held out are not scored: %s", error)
+        return
+    search.holdout = (found[0], found[-1])

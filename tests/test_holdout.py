@@ -1,0 +1,138 @@
+"""Rows that take no part in a search, and what the result is worth on them."""
+
+import logging
+
+import dspy
+import pytest
+from doubles import WordDenoiser, rule_lm
+from test_diffusion_infill import ROWS, answer_if_told_briefly, compile_with, program
+
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.holdout import split_holdout
+from dspy_diffusion_infill.report import print_report
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
+
+MORE = [*ROWS, *(dspy.Example(row, text=row.text + "!").with_inputs("text") for row in ROWS)]
+
+
+def rows_asked(prompts: list[str]) -> list[str]:
+    """The text of the row that each prompt asks about."""
+    return [prompt.rsplit("number", 1)[1] for prompt in prompts]
+
+
+@pytest.mark.parametrize(("fraction", "num_held"), [(0.0, 0), (0.25, 3), (0.3, 3), (0.5, 6)])
+def test_the_rows_are_split_by_the_seed(fraction, num_held):
+    kept, held = split_holdout(MORE, fraction, seed=3)
+    assert len(held) == num_held and len(kept) == 12 - num_held
+    assert sorted(map(str, [*kept, *held])) == sorted(map(str, MORE))
+    assert kept == [row for row in MORE if row in kept]  # in order
+    assert split_holdout(MORE, fraction, seed=3) == (kept, held)
+
+
+def test_too_few_rows_are_not_split(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert split_holdout(ROWS[:3], 0.25, seed=0) == (ROWS[:3], [])
+    assert "holdout=0.25 of 3 rows holds none out" in caplog.text
+
+
+@pytest.mark.parametrize("order", ["left_to_right", "adaptive"])
+def test_no_row_that_is_held_out_is_seen_before_the_end(order):
+    lm, engine = rule_lm(answer_if_told_briefly)
+    denoiser = WordDenoiser()
+    better = compile_with(
+        lm=lm, rows=MORE, denoiser=denoiser, holdout=0.25, order=order, max_metric_calls=120
+    )
+    results = better.detailed_results
+    held = [f"{row.text}\n" for row in split_holdout(MORE, 0.25, seed=0)[1]]
+    assert len(held) == results.num_holdout == 3
+    assert not any(text in context for context in denoiser.seen for text in held)
+    asked = rows_asked(engine.prompts)
+    last = asked[-6:]
+    assert not any(one in asked[:-6] for one in last)
+    assert last[:3] == last[3:]  # the student on the three rows, then the result
+    assert results.metric_calls == len(asked) <= 120
+
+
+def test_the_scores_on_held_out_rows_are_those_of_student_and_result():
+    lm, _ = rule_lm(answer_if_told_briefly)
+    better = compile_with(lm=lm, rows=MORE, holdout=0.25, max_metric_calls=300)
+    results, held = better.detailed_results, split_holdout(MORE, 0.25, seed=0)[1]
+    with dspy.context(lm=lm, adapter=TemplateAdapter()):
+        for one, expected in (
+            (program(), results.holdout_before),
+            (better, results.holdout_after),
+        ):
+            right = [one(text=row.text).colour == row.colour for row in held]
+            assert sum(right) / len(right) == expected
+    assert len(results.scores_after) == len(MORE) - 3
+
+
+def test_a_search_that_keeps_nothing_scores_them_once():
+    lm, engine = rule_lm(lambda prompt: "no idea")
+    results = compile_with(lm=lm, rows=MORE, holdout=0.25, max_metric_calls=60).detailed_results
+    assert results.holdout_before == results.holdout_after == 0.0
+    assert results.metric_calls == len(engine.prompts) <= 60 - 3
+
+
+def frugal_lm() -> dspy.LM:
+    """Each answer takes two tokens by its usage, and may take one by its ``max_tokens``."""
+    lm, _ = rule_lm(lambda prompt: "no idea")
+    lm.kwargs["max_tokens"] = 1
+    return lm
+
+
+def test_what_they_may_take_is_kept_back_from_a_cap_on_tokens():
+    results = compile_with(
+        lm=frugal_lm(), rows=MORE, holdout=0.25, max_lm_tokens=1500, sweeps=50
+    ).detailed_results
+    assert results.end_reason == "max_lm_tokens"
+    assert results.holdout_before == results.holdout_after == 0.0
+    assert results.lm_tokens <= 1500
+
+
+def test_where_the_time_is_over_they_are_not_scored():
+    results = compile_with(
+        lm=frugal_lm(), rows=MORE, holdout=0.25, max_seconds=0.5, sweeps=10_000
+    ).detailed_results
+    assert results.end_reason == "max_seconds"
+    assert results.holdout_before is results.holdout_after is None
+
+
+def test_a_resumed_search_pays_for_them_once(tmp_path):
+    options = {"rows": MORE, "holdout": 0.25, "max_metric_calls": 80, "log_dir": tmp_path}
+    first = compile_with(**options).detailed_results
+    lm, engine = rule_lm(answer_if_told_briefly)
+    again = compile_with(lm=lm, **options).detailed_results
+    assert engine.prompts == []
+    assert again.holdout_after == first.holdout_after is not None
+
+
+def test_a_budget_must_cover_them_and_the_estimate_counts_them():
+    with pytest.raises(ValueError, match=r"max_metric_calls=14 does not cover .* 15 program runs"):
+        compile_with(rows=MORE, holdout=0.25, max_metric_calls=14)
+    lm, _ = rule_lm(answer_if_told_briefly)
+    with dspy.context(lm=lm, adapter=TemplateAdapter()):
+        plain, held = (
+            DiffusionInfill(None, WordDenoiser(), guidance=None, holdout=share).estimate(
+                program(), MORE
+            )
+            for share in (0.0, 0.25)
+        )
+    windows = plain.num_windows * 2 * 8
+    assert plain.metric_calls == 12 + windows * 12
+    assert held.metric_calls == 9 + windows * 9 + 2 * 3
+
+
+def test_the_report_shows_them(capsys):
+    better = compile_with(rows=MORE, holdout=0.25, max_metric_calls=60)
+    print_report(better.detailed_results)
+    assert "held-out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("holdout", "error"),
+    [(0.6, ValueError), (-0.1, ValueError), (True, TypeError), ("a", TypeError)],
+)
+def test_a_wrong_share_is_refused(holdout, error):
+    with pytest.raises(error, match=r"holdout must be .*0 to 0\.5, got holdout="):
+        DiffusionInfill(holdout=holdout)
