@@ -1,6 +1,8 @@
 """What infilling and scoring promise: batches, seeds, passes, special tokens, threads."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from test_denoisers_transformer import FAMILIES, TEXT_TOKENS, few, tokens
 from tiny_denoisers import MASK_ID, UNUSED, tiny_denoiser
 
-from dspy_diffusion_infill.denoisers import InfillRequest, Sampling, ScoreRequest
+from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, ScoreRequest
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
 
@@ -120,19 +122,29 @@ def test_proposals_for_one_text_share_the_first_pass(denoiser):
     assert denoiser.num_passes - before == 1
 
 
-def test_the_mask_is_not_filled_in_even_where_special_tokens_are_allowed(denoiser):
-    model = denoiser.model
-    head = model.get_output_embeddings()
-    special = [denoiser.tokenizer.eos_token_id, MASK_ID]
-    handle = head.register_forward_hook(
-        lambda _module, _args, output: output.index_fill(-1, torch.tensor(special), 50.0)
+@contextmanager
+def sure_of(denoiser: TransformerDenoiser, ids: list[int]) -> Iterator[None]:
+    """The model gives these tokens a logit of 50 in every place."""
+    handle = denoiser.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _args, output: output.index_fill(-1, torch.tensor(ids), 50.0)
     )
-    requests = [InfillRequest(masked_text())]
     try:
-        [plain] = denoiser.infill(requests, Sampling(temperature=0.0))
-        [free] = denoiser.infill(requests, Sampling(temperature=0.0, forbid_special=False))
+        yield
     finally:
         handle.remove()
+
+
+def plain_and_free(denoiser: TransformerDenoiser, ids: list[int]) -> tuple[Infilled, Infilled]:
+    """What a model that is sure of ``ids`` fills in without special tokens, and with them."""
+    requests = [InfillRequest(masked_text())]
+    with sure_of(denoiser, ids):
+        [plain] = denoiser.infill(requests, Sampling(temperature=0.0))
+        [free] = denoiser.infill(requests, Sampling(temperature=0.0, forbid_special=False))
+    return plain, free
+
+
+def test_the_mask_is_not_filled_in_even_where_special_tokens_are_allowed(denoiser):
+    plain, free = plain_and_free(denoiser, [denoiser.tokenizer.eos_token_id, MASK_ID])
     assert all(token < TEXT_TOKENS for token in plain.input_ids)
     assert free.input_ids[10:18] == (denoiser.tokenizer.eos_token_id,) * 8
 
@@ -140,13 +152,8 @@ def test_the_mask_is_not_filled_in_even_where_special_tokens_are_allowed(denoise
 def test_tokens_without_a_text_are_not_filled_in(denoiser):
     vocabulary = denoiser.model.config.vocab_size
     unused = list(range(vocabulary - UNUSED, vocabulary))
-    handle = denoiser.model.get_output_embeddings().register_forward_hook(
-        lambda _module, _args, output: output.index_fill(-1, torch.tensor(unused), 50.0)
-    )
-    try:
+    with sure_of(denoiser, unused):
         [result] = denoiser.infill([InfillRequest(masked_text())], Sampling(temperature=0.0))
-    finally:
-        handle.remove()
     assert max(result.input_ids) < TEXT_TOKENS
 
 
@@ -172,17 +179,7 @@ def test_the_confidence_is_the_mean_probability_when_filled(denoiser):
 
 
 def test_a_model_that_would_end_the_text_is_not_confident_of_what_it_fills_in(denoiser):
-    handle = denoiser.model.get_output_embeddings().register_forward_hook(
-        lambda _module, _args, output: output.index_fill(
-            -1, torch.tensor([denoiser.tokenizer.eos_token_id]), 50.0
-        )
-    )
-    requests = [InfillRequest(masked_text())]
-    try:
-        [plain] = denoiser.infill(requests, Sampling(temperature=0.0))
-        [free] = denoiser.infill(requests, Sampling(temperature=0.0, forbid_special=False))
-    finally:
-        handle.remove()
+    plain, free = plain_and_free(denoiser, [denoiser.tokenizer.eos_token_id])
     assert 0 < plain.confidence < 1e-6
     assert free.confidence > 0.999
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dspy
 import pytest
+from doubles import CharacterDenoiser
 
 from dspy_diffusion_infill.denoisers.protocol import Encoding, ScoreRequest
 from dspy_diffusion_infill.errors import DiffusionInfillError
@@ -35,19 +36,10 @@ def pair(prompt: str, response: str) -> ScoredPair:
 # Denoisers
 
 
-class TableDenoiser:
-    """One token a character; the probability of a token depends on its visible left neighbour."""
+class TableDenoiser(CharacterDenoiser):
+    """The probability of a token depends on its visible left neighbour."""
 
-    name, context_length, mask_id, num_passes = "table", 999, 0, 0
-
-    def encode(self, text):
-        return Encoding(tuple(map(ord, text)), tuple((k, k + 1) for k in range(len(text))))
-
-    def decode(self, input_ids):
-        return "".join(map(chr, input_ids))
-
-    def render(self, messages):
-        return "".join(f"<{m['role']}>{m['content']}$\n" for m in messages)
+    name, context_length = "table", 999
 
     def infill(self, requests, sampling):
         raise NotImplementedError
