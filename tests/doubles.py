@@ -1,8 +1,8 @@
-"""Stand-ins whose behaviour a test can force: a word-level denoiser and an LM that obeys a rule."""
+"""Stand-ins whose behaviour a test can force: denoisers of words or characters, a rule as an LM."""
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import dspy
@@ -61,6 +61,21 @@ class WordDenoiser:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         return [tuple(-1.0 for _ in request.targets) for request in requests]
+
+
+class CharacterDenoiser:
+    """The text of a denoiser with one token a character; "$" is the end of a turn."""
+
+    mask_id, num_passes = 0, 0
+
+    def encode(self, text: str) -> Encoding:
+        return Encoding(tuple(map(ord, text)), tuple((k, k + 1) for k in range(len(text))))
+
+    def decode(self, input_ids: Iterable[int]) -> str:
+        return "".join(map(chr, input_ids))
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        return "".join(f"<{m['role']}>{m['content']}$\n" for m in messages)
 
 
 class RuleEngine:

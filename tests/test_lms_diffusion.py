@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dspy
 import pytest
 import torch
+from doubles import CharacterDenoiser
 from dspy import lm15
 from dspy.clients.cache import Cache
 from dspy.utils.exceptions import ContextWindowExceededError
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
-from dspy_diffusion_infill.denoisers.protocol import Encoding, Infilled
+from dspy_diffusion_infill.denoisers.protocol import Infilled
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.lms import diffusion as lm_module
 from dspy_diffusion_infill.lms.diffusion import diffusion_lm
@@ -68,24 +69,15 @@ def ask(lm: dspy.LM, text: str = "plural of dog ?", **config) -> lm15.Response:
     return lm(lm15.Request(lm.model, (lm15.Message.user(text),), config=settings))
 
 
-class Scripted:
-    """One token a character; writes its answer, "$" is the end of a turn."""
+class Scripted(CharacterDenoiser):
+    """Writes its answer into the masks."""
 
-    name, context_length, mask_id, num_passes = "scripted", 200, 0, 0
+    name, context_length = "scripted", 200
 
     def __init__(self, answer: str) -> None:
         self.answer = answer
         self.seen: list[str] = []
         self.sampling = None
-
-    def encode(self, text):
-        return Encoding(tuple(map(ord, text)), tuple((k, k + 1) for k in range(len(text))))
-
-    def decode(self, input_ids):
-        return "".join(map(chr, input_ids))
-
-    def render(self, messages):
-        return "".join(f"<{m['role']}>{m['content']}$\n" for m in messages)
 
     def infill(self, requests, sampling):
         self.sampling = sampling
