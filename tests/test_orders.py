@@ -9,7 +9,7 @@ import pytest
 from doubles import WordCountScorer, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with, program
 
-from dspy_diffusion_infill.errors import TooManyErrors
+from dspy_diffusion_infill.errors import ContextTooLongError, TooManyErrors
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
@@ -185,13 +185,29 @@ def test_a_dead_lm_ends_a_search_whose_trials_race(max_errors):
     assert caught.value.detailed_results.metric_calls <= len(ROWS) + max_errors + 4
 
 
-def test_windows_that_do_not_fit_the_context_are_left_out():
-    """Whole instructions with twice the masks are too long here; the search goes on without."""
-    whole = compile_with(never_right, **ADAPTIVE, max_metric_calls=60).detailed_results
-    denoiser = WordDenoiser(context_length=52)
-    results = adaptive(never_right, denoiser=denoiser, patience=1, max_metric_calls=9000)
-    assert whole.end_reason == "max_metric_calls"
-    assert results.end_reason == "patience" and results.trials
+def test_windows_that_do_not_fit_the_context_are_left_out(caplog):
+    """30 tokens have room for the smallest windows and one example, and not for wider ones."""
+    options = {"patience": 1, "max_metric_calls": 9000}
+    wide = adaptive(never_right, **options)
+    narrow = adaptive(never_right, denoiser=WordDenoiser(context_length=30), **options)
+    assert "a window is left out: the instructions of 'self'" in caplog.text
+    assert narrow.end_reason == "patience"
+
+    def most_words(results) -> int:
+        return max(len(trial.instructions.split()) for trial in results.trials)
+
+    assert most_words(narrow) < most_words(wide)
+
+
+def test_a_first_window_that_does_not_fit_is_refused():
+    with pytest.raises(ContextTooLongError, match="shorten the instructions"):
+        adaptive(never_right, denoiser=WordDenoiser(context_length=20))
+
+
+def test_nothing_is_tried_where_all_is_protected():
+    results = compile_with(student=program("{a} {b}"), **ADAPTIVE).detailed_results
+    assert results.end_reason == "all windows tried" and results.trials == ()
+    assert results.skipped == {"self": "all of its instructions are protected"}
 
 
 def test_scores_of_a_whole_trial_are_in_the_order_of_the_rows():
