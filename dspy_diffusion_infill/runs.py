@@ -76,13 +76,13 @@ class Evaluation:
         """The same rows by number: ``numbers[k]`` is the number, from 0, of the k-th row here."""
         order = sorted(range(len(numbers)), key=lambda k: numbers[k])
         failures = dict(zip(self.failed, self.failures, strict=True))
-        failed = [k for k in order if k in failures]
+        failed = {place: k for place, k in enumerate(order) if k in failures}
         return replace(
             self,
             scores=tuple(self.scores[k] for k in order),
             traces=tuple(self.traces[k] for k in order),
-            failures=tuple(failures[k] for k in failed),
-            failed=tuple(order.index(k) for k in failed),
+            failures=tuple(failures[k] for k in failed.values()),
+            failed=tuple(failed),
         )
 
 

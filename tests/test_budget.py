@@ -225,6 +225,6 @@ def test_caps_that_make_no_sense_are_refused(name):
 
 
 def test_a_validator_makes_its_own_budget_of_the_caps():
-    validator = Validator(Scoring(metric=lambda e, p: 1.0, max_seconds=1e-9))
+    validator = Validator(Scoring(metric=lambda e, p: 1.0, caps=Caps(max_seconds=1e-9)))
     with pytest.raises(BudgetSpentError, match="max_seconds=1e-09 are over"):
         validator.evaluate(program(), ROWS)

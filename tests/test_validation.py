@@ -3,6 +3,7 @@
 import dspy
 import pytest
 
+from dspy_diffusion_infill.optimizer.budget import Caps
 from dspy_diffusion_infill.optimizer.options import Scoring
 from dspy_diffusion_infill.optimizer.validation import (
     BudgetSpentError,
@@ -30,7 +31,7 @@ def loss(example, prediction, trace=None):
 
 
 def test_the_budget_is_never_passed():
-    validator = Validator(Scoring(metric=loss, max_metric_calls=6))
+    validator = Validator(Scoring(metric=loss, caps=Caps(max_metric_calls=6)))
     validator.evaluate(Numbers(), ROWS)
     with pytest.raises(BudgetSpentError, match="4 of 6 metric calls are spent"):
         validator.evaluate(Numbers(), ROWS)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dspy_diffusion_infill.optimizer.prices import PriceList
@@ -42,6 +42,17 @@ class Caps:
     max_lm_tokens: int | None = None
     max_cost: float | None = None
     max_seconds: float | None = None
+
+    def without(self, runs: int, bound: "RunBound") -> "Caps":
+        """What is left of the caps where so many runs are kept back, each at its bound."""
+        taken = {
+            "max_metric_calls": runs,
+            "max_lm_tokens": runs * bound.tokens,
+            "max_cost": runs * bound.cost,
+        }
+        caps = {name: getattr(self, name) for name in taken}
+        left = {name: cap - taken[name] for name, cap in caps.items() if cap is not None}
+        return replace(self, **left)
 
 
 @dataclass(frozen=True, slots=True)

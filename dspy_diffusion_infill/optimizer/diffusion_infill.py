@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.optimizer import checks, orders
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
-from dspy_diffusion_infill.optimizer.budget import BudgetSpentError
+from dspy_diffusion_infill.optimizer.budget import BudgetSpentError, Caps
 from dspy_diffusion_infill.optimizer.compiled import compiled_program
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
@@ -297,34 +298,18 @@ class DiffusionInfill(Teleprompter):
                 num_threads=self.num_threads,
                 max_errors=self.max_errors,
                 failure_score=self.failure_score,
-                max_metric_calls=self.max_metric_calls,
-                max_lm_tokens=self.max_lm_tokens,
-                max_cost=self.max_cost,
-                max_seconds=self.max_seconds,
+                caps=Caps(**self._named(Caps)),
                 auto=self.auto,
                 prices=self.prices,
             ),
-            options=SearchOptions(
-                maskings=self.maskings,
-                sweeps=self.sweeps,
-                num_proposals=self.num_proposals,
-                num_validated=self.num_validated,
-                protect=self.protect,
-                seed=self.seed,
-                predictors=self.predictors,
-                examples_per_context=self.examples_per_context,
-                sampling=self.sampling,
-                guidance=self.guidance,
-                acceptance=self.acceptance,
-                order=self.order,
-                validation=self.validation,
-                examples=self.examples,
-                patience=self.patience,
-                holdout=self.holdout,
-            ),
+            options=SearchOptions(**self._named(SearchOptions)),
             validation_lm=self.validation_lm,
             log_dir=None if self.log_dir is None else Path(self.log_dir),
         )
+
+    def _named(self, options: type[Any]) -> dict[str, Any]:
+        """The options of this optimizer that a dataclass has fields for, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(options)}
 
     def _denoiser(self) -> Denoiser:
         """The denoiser; one that was named is loaded once for ``estimate`` and ``compile``."""

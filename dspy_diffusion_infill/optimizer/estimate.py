@@ -1,5 +1,7 @@
 """What a ``compile`` will cost, before it starts."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
@@ -53,36 +55,62 @@ class CostEstimate:
 
 def estimate(plan: Plan) -> CostEstimate:
     """Counts the windows and multiplies; nothing is called."""
-    options, targets = plan.options, list(plan.targets(plan.labelled).values())
-    sweeps = [
-        [(window, k) for target in targets for window in plan.windows(target, k)]
-        for k in range(options.sweeps)
-    ]
-    validated = num_proposals = options.num_proposals
-    if plan.guide is not None:
-        validated = min(validated, options.num_validated)
-    caps, steps = plan.scoring.caps, plan.infiller.sampling.steps
-    if options.order == "left_to_right":
-        num_moves = sum(map(len, sweeps))
-        runs = plan.first_calls + num_moves * validated * len(plan.valset) + plan.last_calls
-        runs = _at_most(runs, caps.max_metric_calls)
-        passes = sum(min(steps, _most_masks(plan, *one)) for sweep in sweeps for one in sweep)
-    else:
-        assert caps.max_metric_calls is not None, "a plan of this order has a budget"
-        runs = caps.max_metric_calls if targets else plan.first_calls + plan.last_calls
-        rows = len(plan.valset) if options.validation == "full" else smallest_race(plan.valset)
-        num_moves = -(-(runs - plan.first_calls - plan.last_calls) // rows)
-        passes = num_moves * min(steps, MOST_MASKS)
-    scored = num_moves * num_proposals + len(targets)
+    targets = list(plan.targets(plan.labelled).values())
+    caps, num_proposals = plan.scoring.caps, plan.options.num_proposals
+    counted = _sweeps(plan, targets) if _is_in_sweeps(plan) else _moves(plan, targets)
+    scored = counted.moves * num_proposals + len(targets)
     return CostEstimate(
-        num_windows=len(sweeps[0]),
-        metric_calls=runs,
-        lm_calls=runs * len(plan.base.predictors()),
-        lm_tokens=_at_most(runs * sum(map(_prompt_tokens, targets)), caps.max_lm_tokens),
-        denoiser_passes=passes * num_proposals + scored * _passes_a_text(plan),
-        cost=_cost(plan, runs),
+        num_windows=sum(len(plan.windows(target)) for target in targets),
+        metric_calls=counted.runs,
+        lm_calls=counted.runs * len(plan.base.predictors()),
+        lm_tokens=_at_most(counted.runs * sum(map(_prompt_tokens, targets)), caps.max_lm_tokens),
+        denoiser_passes=counted.passes * num_proposals + scored * _passes_a_text(plan),
+        cost=_cost(plan, counted.runs),
         seconds=caps.max_seconds,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The most of each: windows that are masked, program runs, denoiser passes a proposal."""
+
+    moves: int
+    runs: int
+    passes: int
+
+
+def _is_in_sweeps(plan: Plan) -> bool:
+    return plan.options.order == "left_to_right"
+
+
+def _sweeps(plan: Plan, targets: Sequence[Target]) -> _Counted:
+    """Of a search that goes over all windows a number of times."""
+    options = plan.options
+    windows = [
+        (window, sweep)
+        for sweep in range(options.sweeps)
+        for target in targets
+        for window in plan.windows(target, sweep)
+    ]
+    tried = options.num_proposals
+    if plan.guide is not None:
+        tried = min(tried, options.num_validated)
+    runs = plan.first_calls + len(windows) * tried * len(plan.valset) + plan.last_calls
+    steps = plan.infiller.sampling.steps
+    passes = sum(min(steps, _most_masks(plan, *one)) for one in windows)
+    return _Counted(len(windows), _at_most(runs, plan.scoring.caps.max_metric_calls), passes)
+
+
+def _moves(plan: Plan, targets: Sequence[Target]) -> _Counted:
+    """Of an adaptive search, which goes on until its budget is spent."""
+    runs, around = plan.scoring.caps.max_metric_calls, plan.first_calls + plan.last_calls
+    assert runs is not None, "a plan of this order has a budget"
+    if not targets:
+        return _Counted(0, around, 0)
+    is_whole = plan.options.validation == "full"
+    rows = len(plan.valset) if is_whole else smallest_race(plan.valset)
+    moves = math.ceil((runs - around) / rows)
+    return _Counted(moves, runs, moves * min(plan.infiller.sampling.steps, MOST_MASKS))
 
 
 def _at_most(amount: int, cap: int | None) -> int:
@@ -93,7 +121,7 @@ def _cost(plan: Plan, runs: int) -> float | None:
     """USD of so many runs; None where a price is unknown."""
     if not plan.spending.is_priced:
         return None
-    cap, most = plan.scoring.max_cost, runs * plan.spending.bound.cost
+    cap, most = plan.scoring.caps.max_cost, runs * plan.spending.bound.cost
     return most if cap is None else min(most, cap)
 
 

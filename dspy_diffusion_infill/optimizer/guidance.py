@@ -66,6 +66,7 @@ class Guide:
     scorer: ResponseScorer
     max_examples: int = 32
     _fitted: dict[str, list[Slot]] = field(default_factory=dict, init=False, repr=False)
+    _labels: dict[str, list[Hashable]] = field(default_factory=dict, init=False, repr=False)
 
     def log_likelihoods(self, slot: Slot, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """Log-likelihood (nats) of each example's gold response under each of the instructions.
@@ -92,8 +93,10 @@ class Guide:
         to stand in a few examples: else instructions that make the model say the most frequent one
         every time are a gain.
         """
-        outputs = [one.examples[0].outputs for one in self._examples(slot)]
-        return gain_over(new, old, labels_of(outputs))
+        if slot.name not in self._labels:
+            outputs = [one.examples[0].outputs for one in self._examples(slot)]
+            self._labels[slot.name] = labels_of(outputs)
+        return gain_over(new, old, self._labels[slot.name])
 
     def _examples(self, slot: Slot) -> list[Slot]:
         """The slot with each of the examples alone that are scored."""

@@ -1,7 +1,7 @@
 """How a search scores programs, and how wide and long it is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
@@ -88,11 +88,8 @@ class Scoring:
         max_errors: failures that one evaluation tolerates; None is DSPy's setting.
         failure_score: what a row that raised counts; None is 0, or the lowest score that the metric
             has given where that is below 0.
-        max_metric_calls: budget over all evaluations; None is none.
-        max_lm_tokens: cap on prompt and completion tokens; None is none.
-        max_cost: cap in USD; None is none.
-        max_seconds: cap on the wall time; None is none.
-        auto: gives ``max_metric_calls`` by the size of the valset; None does not.
+        caps: what may be spent over all evaluations.
+        auto: gives ``caps.max_metric_calls`` by the size of the valset; None does not.
         prices: the user's prices, by model.
     """
 
@@ -100,22 +97,9 @@ class Scoring:
     num_threads: int | None = None
     max_errors: int | None = None
     failure_score: float | None = None
-    max_metric_calls: int | None = None
-    max_lm_tokens: int | None = None
-    max_cost: float | None = None
-    max_seconds: float | None = None
+    caps: Caps = field(default_factory=Caps)
     auto: Auto | None = None
     prices: Mapping[str, Price] | None = None
-
-    @property
-    def caps(self) -> Caps:
-        """What may be spent."""
-        return Caps(
-            max_metric_calls=self.max_metric_calls,
-            max_lm_tokens=self.max_lm_tokens,
-            max_cost=self.max_cost,
-            max_seconds=self.max_seconds,
-        )
 
     def for_rows(self, num_rows: int, *, default: Auto | None = None) -> "Scoring":
         """With the budget that ``auto`` gives for a valset of so many rows.
@@ -124,7 +108,8 @@ class Scoring:
             num_rows: of the valset.
             default: in place of ``auto`` where neither it nor ``max_metric_calls`` is given.
         """
-        auto = self.auto or (default if self.max_metric_calls is None else None)
+        auto = self.auto or (default if self.caps.max_metric_calls is None else None)
         if auto is None:
             return self
-        return replace(self, max_metric_calls=RUNS_PER_ROW[auto] * num_rows, auto=None)
+        caps = replace(self.caps, max_metric_calls=RUNS_PER_ROW[auto] * num_rows)
+        return replace(self, caps=caps, auto=None)

@@ -18,12 +18,7 @@ from dspy_diffusion_infill.windows import Window
 logger = logging.getLogger(__name__)
 
 _CURIOSITY = 0.5  # how much a place that was seldom tried is worth, beside what it brought
-_HEATS = (
-    None,
-    1.0,
-    1.2,
-    1.4,
-)  # temperatures of one fruitless round over everything after another
+_HEATS = (None, 1.0, 1.2, 1.4)  # temperatures after so many rounds that kept nothing
 _BARREN_ROUNDS = 3  # rounds over everything without one new proposal, after which there are no more
 _MOST_WAITING = 64  # candidates of a predictor that wait for a trial
 

@@ -1,7 +1,7 @@
 """What one ``compile`` is going to do, and the journal that it goes by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +136,8 @@ def budget_of(plan: Plan, *, started: float) -> Budget:
 
     What the runs after the last trial may take is kept back from its caps.
     """
-    spending, caps, last = plan.spending, plan.scoring.caps, plan.last_calls
-    tokens, cost = last * spending.bound.tokens, last * spending.bound.cost
-    caps = replace(
-        caps,
-        max_metric_calls=None if (n := caps.max_metric_calls) is None else n - last,
-        max_lm_tokens=None if (n := caps.max_lm_tokens) is None else n - tokens,
-        max_cost=None if (n := caps.max_cost) is None else n - cost,
-    )
+    spending = plan.spending
+    caps = plan.scoring.caps.without(plan.last_calls, spending.bound)
     return Budget(caps, prices=spending.prices, bound=spending.bound, started=started)
 
 

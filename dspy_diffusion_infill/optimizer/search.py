@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import dspy
+
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.journal import Journal
@@ -171,8 +173,8 @@ class Search:
         target = self.targets[proposal.predictor]
         changes = {**self.instructions(), target.name: proposal.instructions}
         gain = self.gain(candidate)
-        race = self.plan.options.validation == "racing"
-        found = self._race(changes, gain) if race else self._score_all(changes)
+        is_race = self.plan.options.validation == "racing"
+        found = self._race(changes, gain) if is_race else self._score_all(changes)
         if found is None:
             self.end_reason = self.validator.budget.end_reason or "max_metric_calls"
             return None
@@ -192,17 +194,9 @@ class Search:
 
     def _score_all(self, changes: dict[str, str]) -> tuple[Evaluation, list[int]] | None:
         """Scores the program on all rows; None where the budget has no room for them."""
-        plan = self.plan
-        if not self.validator.room_for(len(plan.valset)):
-            return None
-        evaluation = self.validator.evaluate_once(
-            with_instructions(plan.base, changes),
-            plan.valset,
-            self.journal,
-            key_of("trial", changes),
-            about="trial",
-        )
-        return evaluation, list(range(len(plan.valset)))
+        program, rows = with_instructions(self.plan.base, changes), range(len(self.plan.valset))
+        evaluation = self._score(program, rows, key_of("trial", changes))
+        return None if evaluation is None else (evaluation, list(rows))
 
     def _race(
         self, changes: dict[str, str], gain: Gain | None
@@ -217,21 +211,22 @@ class Search:
         is_tie_enough = gain is not None and gain.is_clear
         found, numbers = Evaluation((), ()), list[int]()
         for block in race.blocks(self.best.scores):
-            if not self.validator.room_for(len(block)):
+            more = self._score(program, block, key_of("trial", changes, block))
+            if more is None:
                 return None
-            more = self.validator.evaluate_once(
-                program,
-                [self.plan.valset[number] for number in block],
-                self.journal,
-                key_of("trial", changes, block),
-                about="trial",
-            )
             found, numbers = found.followed_by(more), [*numbers, *block]
             self.validator.check_race(found, more)
             new = dict(zip(numbers, found.scores, strict=True))
             if not race.can_win(new, self.best.scores, is_tie_enough=is_tie_enough):
                 return found, numbers
         return found.in_order(numbers), sorted(numbers)
+
+    def _score(self, program: dspy.Module, rows: Sequence[int], key: str) -> Evaluation | None:
+        """Scores a program on rows by number; None where the budget has no room for them."""
+        if not self.validator.room_for(len(rows)):
+            return None
+        chosen = [self.plan.valset[number] for number in rows]
+        return self.validator.evaluate_once(program, chosen, self.journal, key, about="trial")
 
     def _example_weights(self, target: Target) -> list[float] | None:
         """How likely each worked example is drawn: more so the more often its row went wrong.
