@@ -157,6 +157,16 @@ def check_choices(**given: Any) -> None:
             raise ValueError(f"{name} must be one of {listed}, got {value!r:.60}")
 
 
+def check_order_options(order: str, *, parents: str, patience: int | None) -> None:
+    """Raises ValueError for options of an adaptive search beside another order."""
+    for name, value, default in (("parents", parents, "best"), ("patience", patience, None)):
+        if order == "left_to_right" and value != default:
+            raise ValueError(
+                f"{name}={value!r} is for an adaptive search: give order='adaptive' too, or leave "
+                f"{name} out"
+            )
+
+
 def check_guidance(guidance: Any) -> Guidance:
     """Raises ValueError if it is a text other than "auto"."""
     if isinstance(guidance, str) and guidance != "auto":

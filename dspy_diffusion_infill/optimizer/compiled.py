@@ -88,13 +88,8 @@ def _candidates(search: Search) -> list[dict[str, Any]]:
     if search.first is None:
         return []
     rows: list[tuple[float, dspy.Module]] = [(search.first.baseline.mean, copy_program(base))]
-    current: dict[str, str] = {}
-    for trial in search.trials:
-        if len(trial.rows) < len(search.plan.valset):
-            continue
-        changes = {**current, trial.predictor: trial.instructions}
-        rows.append((trial.score, with_instructions(base, changes)))
-        if trial.accepted:
-            current = changes
+    for trial, candidate in zip(search.trials, search.tried, strict=True):
+        if len(trial.rows) == len(search.plan.valset):
+            rows.append((trial.score, with_instructions(base, candidate.texts)))
     rows.sort(key=lambda row: -row[0])
     return [{"score": score, "program": program} for score, program in rows]

@@ -27,6 +27,7 @@ from dspy_diffusion_infill.optimizer.options import (
     Auto,
     ExampleDraw,
     Order,
+    Parents,
     Scoring,
     SearchOptions,
     Validation,
@@ -73,6 +74,7 @@ class DiffusionInfill(Teleprompter):
         order: Order = "left_to_right",
         validation: Validation = "full",
         examples: ExampleDraw = "random",
+        parents: Parents = "best",
         patience: int | None = None,
         holdout: float = 0.0,
         predictors: Sequence[str] | None = None,
@@ -129,6 +131,9 @@ class DiffusionInfill(Teleprompter):
                 chance to win is below 20 %; ``"full"`` scores all rows, as the paper does.
             examples: ``"failures"`` draws worked examples into contexts more often the more often
                 programs got them wrong; ``"random"`` each alike, as the paper does.
+            parents: which programs an adaptive search edits. ``"pool"``: the best one, and others
+                that are the best on some row; edits of different places are merged, those of
+                several predictors tried at once. ``"best"``: the best one, as the paper does.
             patience: rounds over all windows in which nothing is kept, after which an adaptive
                 search ends; None is no limit.
             holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
@@ -185,11 +190,11 @@ class DiffusionInfill(Teleprompter):
         self.max_cost = checks.check_amount("max_cost", max_cost, unit="USD")
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
-        checks.check_choices(order=order, validation=validation, examples=examples)
-        self.order: Order = order
-        self.validation: Validation = validation
-        self.examples: ExampleDraw = examples
-        self.patience, self.holdout = patience, checks.check_share("holdout", holdout)
+        checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
+        checks.check_order_options(order, parents=parents, patience=patience)
+        self.order, self.validation, self.examples = order, validation, examples
+        self.parents, self.patience = parents, patience
+        self.holdout = checks.check_share("holdout", holdout)
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
         self.guidance: Guidance = checks.check_guidance(guidance)

@@ -187,3 +187,9 @@ def gain_over(
     squares = sum((d - means[group]) ** 2 for group, own in members.items() for d in own)
     variance = squares / freedom * sum(1 / len(own) for own in members.values()) / len(means) ** 2
     return Gain(mean, math.sqrt(variance))
+
+
+def total_gain(gains: Sequence[Gain]) -> Gain:
+    """What changes of several predictors gain together; their errors are taken as independent."""
+    error = math.sqrt(sum(one.standard_error**2 for one in gains))
+    return Gain(sum(one.mean for one in gains), error)

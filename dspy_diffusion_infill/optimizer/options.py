@@ -16,8 +16,14 @@ from dspy_diffusion_infill.windows import Masking
 Order = Literal["adaptive", "left_to_right", "random"]
 Validation = Literal["racing", "full"]
 ExampleDraw = Literal["failures", "random"]
+Parents = Literal["pool", "best"]
 
-CHOICES: Mapping[str, Any] = {"order": Order, "validation": Validation, "examples": ExampleDraw}
+CHOICES: Mapping[str, Any] = {
+    "order": Order,
+    "validation": Validation,
+    "examples": ExampleDraw,
+    "parents": Parents,
+}
 """The options that have a few values each."""
 Auto = Literal["light", "medium", "heavy"]
 
@@ -44,6 +50,7 @@ class SearchOptions:
         order: which window is masked next: ``left_to_right`` is the paper's.
         validation: ``racing`` ends a trial that can hardly win; ``full`` is the paper's.
         examples: which worked examples a context draws: ``random`` is the paper's.
+        parents: which programs are edited: ``best`` is the paper's.
         holdout: share of the valset that takes no part, and is scored at the end.
         patience: rounds over all windows of all neighbourhoods in which nothing is kept, after
             which a search ends; None is no end where something else ends it.
@@ -63,6 +70,7 @@ class SearchOptions:
     order: Order = "left_to_right"
     validation: Validation = "full"
     examples: ExampleDraw = "random"
+    parents: Parents = "best"
     patience: int | None = None
     holdout: float = 0.0
 
@@ -73,7 +81,7 @@ class SearchOptions:
             ValueError: a masking of the user's own cannot be described.
         """
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
-        plain += [self.order, self.validation, self.examples, self.patience]
+        plain += [self.order, self.validation, self.examples, self.parents, self.patience]
         return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
 
 

@@ -23,6 +23,27 @@ EndReason = (
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A change of one predictor's instructions.
+
+    Attributes:
+        predictor: its name.
+        start: first character of the window in the old instructions.
+        end: one past the last character of the window.
+        old_text: what stood in the window.
+        new_text: what was put there; pieces are joined with " … ".
+        instructions: the whole new instructions.
+    """
+
+    predictor: str
+    start: int
+    end: int
+    old_text: str
+    new_text: str
+    instructions: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A scored proposal.
 
@@ -62,6 +83,7 @@ class Trial:
     confidence: float
     log_likelihood_gain: float | None
     accepted: bool
+    also: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 Which window is next, and how long the search goes on, ``orders`` decide.
 """
 
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dspy
@@ -13,10 +14,13 @@ import dspy
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.merging import merged_texts
 from dspy_diffusion_infill.optimizer.acceptance import is_better
+from dspy_diffusion_infill.optimizer.candidates import Candidate, proposal_between
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
-from dspy_diffusion_infill.optimizer.guidance import Gain
+from dspy_diffusion_infill.optimizer.guidance import Gain, total_gain
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.pool import Member, Pool
 from dspy_diffusion_infill.optimizer.racing import Race, RowHistory
 from dspy_diffusion_infill.optimizer.results import EndReason, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
@@ -25,24 +29,9 @@ from dspy_diffusion_infill.programs import with_instructions
 from dspy_diffusion_infill.runs import Evaluation
 from dspy_diffusion_infill.windows import Window
 
-__all__ = ["Candidate", "Search", "is_better"]
+__all__ = ["Search", "is_better"]
 
 LogLikelihoods = tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A proposal that may be tried.
-
-    Attributes:
-        proposal: the new instructions.
-        old: the instructions that it was made from.
-        log_likelihoods: of the gold responses under them; None without guidance.
-    """
-
-    proposal: Proposal
-    old: str
-    log_likelihoods: LogLikelihoods | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +48,9 @@ class Search:
         skipped: predictors that are left alone, and why.
         on_trial: called after every trial.
         trials: all trials so far.
+        tried: the candidate of each trial.
+        pool: the programs that are the best on some row.
+        start: the instructions that the search begins with, by predictor.
         screened: proposals that guidance dropped.
         history: every score so far, by row of the valset.
         holdout: the student and the best program on the rows that were held out; None until they
@@ -75,6 +67,9 @@ class Search:
     skipped: dict[str, str] = field(default_factory=dict)
     on_trial: Callable[["Search"], None] = lambda search: None
     trials: list[Trial] = field(default_factory=list)
+    tried: list[Candidate] = field(default_factory=list)
+    pool: Pool = field(default_factory=Pool)
+    start: Mapping[str, str] = field(default_factory=dict[str, str])
     screened: int = 0
     history: RowHistory = field(default_factory=lambda: RowHistory.over(0))
     holdout: tuple[Evaluation, Evaluation] | None = None
@@ -92,12 +87,14 @@ class Search:
                 self.skipped[name] = "no run gave a response for it"
             else:
                 self.targets[name] = target
+        self.start = self.instructions()
+        self.pool.add(Member(self.start, self.best.scores))
 
     def score_present_texts(self) -> None:
         """Has guidance score the instructions that the search begins with."""
         if self.plan.guide is not None:
             for target in self.targets.values():
-                (target.log_likelihoods,) = self._log_likelihoods(target, [target.text])
+                self._log_likelihoods(target, [target.text])
 
     def instructions(self) -> dict[str, str]:
         """The best instructions so far, of the predictors under search."""
@@ -149,32 +146,72 @@ class Search:
         ]
         return target.filter.keep(made, target.text)
 
-    def candidates(self, target: Target, proposals: Sequence[Proposal]) -> list[Candidate]:
-        """The proposals, with the likelihood of the gold responses where there is guidance."""
-        if self.plan.guide is None:
-            return [Candidate(proposal, target.text) for proposal in proposals]
-        found = self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
-        return [Candidate(p, target.text, one) for p, one in zip(proposals, found, strict=True)]
+    def candidates(
+        self, target: Target, proposals: Sequence[Proposal], parent: Mapping[str, str] | None = None
+    ) -> list[Candidate]:
+        """The proposals as candidates; with guidance, likelihood says how promising they are.
+
+        Args:
+            target: the predictor.
+            proposals: for its text in the parent.
+            parent: the instructions of the program that they change; None is the best one.
+        """
+        if self.plan.guide is not None and proposals:
+            self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
+        old = self.instructions() if parent is None else parent
+        return [Candidate((proposal,), old) for proposal in proposals]
+
+    def merge(self, base: Mapping[str, str], one: Mapping[str, str]) -> Candidate | None:
+        """The best program with the edits that made ``one`` of ``base``.
+
+        None where they overlap with what made the best program of it, or where nothing new comes
+        of it that is worth a metric call.
+        """
+        best = self.instructions()
+        texts = merged_texts(base, one, best)
+        changed = [name for name, text in best.items() if texts and texts[name] != text]
+        if texts is None or any(self.targets[name].marked for name in changed):
+            return None
+        made: list[Proposal] = []
+        for name in changed:
+            proposal = proposal_between(name, best[name], texts[name])
+            made += self.targets[name].filter.keep([proposal], best[name])
+        if not made or len(made) < len(changed):
+            return None
+        for proposal in made if self.plan.guide is not None else []:
+            self._log_likelihoods(self.targets[proposal.predictor], [proposal.instructions])
+        return Candidate(tuple(made), best)
 
     def gain(self, candidate: Candidate) -> Gain | None:
-        """What a candidate gains over its predictor's instructions as they are now."""
-        target = self.targets[candidate.proposal.predictor]
-        new, old = candidate.log_likelihoods, target.log_likelihoods
-        if self.plan.guide is None or new is None or old is None:
+        """What a candidate gains over the best program as it is now; None without guidance."""
+        guide, texts = self.plan.guide, candidate.texts
+        if guide is None:
             return None
-        return self.plan.guide.gain(target.slot, new, old)
+        gains = []
+        for name, target in self.targets.items():
+            if texts[name] != target.text:
+                new, old = self._log_likelihoods(target, [texts[name], target.text])
+                gains.append(guide.gain(target.slot, new, old))
+        return total_gain(gains)
+
+    def mean_gain(self, candidate: Candidate) -> float:
+        """What a candidate gains as things are now, nats an example; 0 without guidance.
+
+        Minus infinity where nothing can be said: both texts are too long for the scorer.
+        """
+        gain = self.gain(candidate)
+        if gain is None:
+            return 0.0
+        return -math.inf if math.isnan(gain.mean) else gain.mean
 
     def try_candidate(self, candidate: Candidate, sweep: int) -> Trial | None:
-        """Scores the best program with a candidate in it, and keeps it where it is accepted.
+        """Scores a candidate, and makes it the best program where it is accepted.
 
         Returns None, with ``end_reason`` set, where the budget has no room for it.
         """
-        proposal = candidate.proposal
-        target = self.targets[proposal.predictor]
-        changes = {**self.instructions(), target.name: proposal.instructions}
         gain = self.gain(candidate)
         is_race = self.plan.options.validation == "racing"
-        found = self._race(changes, gain) if is_race else self._score_all(changes)
+        found = (self._race if is_race else self._score_all)(candidate.texts, gain)
         if found is None:
             self.end_reason = self.validator.budget.end_reason or "max_metric_calls"
             return None
@@ -183,16 +220,28 @@ class Search:
         accepted = is_whole and self.plan.acceptance.accepts(evaluation, self.best, gain)
         trial = _trial(len(self.trials) + 1, sweep, candidate, evaluation, rows, gain, accepted)
         self.trials.append(trial)
+        self.tried.append(candidate)
         self.history.add(dict(zip(rows, evaluation.scores, strict=True)))
+        if is_whole:
+            self.pool.add(Member(candidate.texts, evaluation.scores))
         if accepted:
-            target.text, self.best = proposal.instructions, evaluation
-            target.log_likelihoods = candidate.log_likelihoods
-            if target.marked is not None:
-                target.marked = proposal.window.after_splice(proposal.fills)
+            self._take(candidate, evaluation)
         self.on_trial(self)
         return trial
 
-    def _score_all(self, changes: dict[str, str]) -> tuple[Evaluation, list[int]] | None:
+    def _take(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        """Makes a candidate the best program."""
+        self.best = evaluation
+        for name, text in candidate.texts.items():
+            self.targets[name].text = text
+        for proposal in candidate.proposals:
+            target = self.targets[proposal.predictor]
+            if target.marked is not None:
+                target.marked = proposal.window.after_splice(proposal.fills)
+
+    def _score_all(
+        self, changes: dict[str, str], gain: Gain | None
+    ) -> tuple[Evaluation, list[int]] | None:
         """Scores the program on all rows; None where the budget has no room for them."""
         program, rows = with_instructions(self.plan.base, changes), range(len(self.plan.valset))
         evaluation = self._score(program, rows, key_of("trial", changes))
@@ -264,21 +313,22 @@ def _trial(
     gain: Gain | None,
     accepted: bool,
 ) -> Trial:
-    proposal = candidate.proposal
+    first, *others = candidate.edits()
     return Trial(
         number=number,
         sweep=sweep,
-        predictor=proposal.predictor,
-        start=proposal.window.start,
-        end=proposal.window.end,
-        old_text=proposal.window.text_of(candidate.old),
-        new_text=" … ".join(proposal.fills),
-        instructions=proposal.instructions,
+        predictor=first.predictor,
+        start=first.start,
+        end=first.end,
+        old_text=first.old_text,
+        new_text=first.new_text,
+        instructions=first.instructions,
         score=new.mean,
         scores=new.scores,
         rows=tuple(rows),
         num_failures=new.num_failures,
-        confidence=proposal.confidence,
+        confidence=candidate.confidence,
         log_likelihood_gain=None if gain is None else gain.mean,
         accepted=accepted,
+        also=tuple(others),
     )

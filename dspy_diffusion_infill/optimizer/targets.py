@@ -13,7 +13,7 @@ from dspy_diffusion_infill.windows import Masking, Window
 
 @dataclass(slots=True)
 class Target:
-    """One predictor under search: its examples, its current instructions, and their likelihood.
+    """One predictor under search: its examples and its current instructions.
 
     Attributes:
         slot: renders its contexts.
@@ -21,7 +21,6 @@ class Target:
         agent_text: generated text that is protected.
         marked: the window of ``[[infill:n]]`` marks, if the instructions had any.
         filter: drops worthless proposals.
-        log_likelihoods: of the gold responses under ``text``; None without guidance.
         position: where the window that was tried last begins; -1 where the next sweep begins at
             the start of the text.
     """
@@ -31,7 +30,6 @@ class Target:
     agent_text: Sequence[str]
     marked: Window | None
     filter: ProposalFilter
-    log_likelihoods: tuple[float, ...] | None = None
     position: int = -1
 
     @property
