@@ -41,6 +41,7 @@ class Evaluation:
         failed: the numbers of these rows.
         num_unread: failures where the LM answered, but not in a form that the adapter reads.
         usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
+        length: characters of the program's instructions under search; 0 where nobody asked.
     """
 
     scores: tuple[float, ...]
@@ -49,6 +50,7 @@ class Evaluation:
     failed: tuple[int, ...] = ()
     num_unread: int = 0
     usage: Usage = ()
+    length: int = 0
 
     @property
     def mean(self) -> float:

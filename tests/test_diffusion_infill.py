@@ -288,3 +288,13 @@ def test_several_mask_counts_take_turns_from_sweep_to_sweep():
     half = len(counts) // 2
     assert set(counts[:half]) == {2}
     assert set(counts[half:]) == {5}
+
+
+def test_a_gain_on_few_rows_comes_with_a_warning(caplog):
+    results = compile_with(rows=ROWS[:3], sweeps=3).detailed_results
+    gained = sum(results.scores_after) - sum(results.scores_before)
+    assert results.p_value == pytest.approx(0.5**gained)
+    assert "on 3 rows may be chance" in caplog.text
+    caplog.clear()
+    kept = compile_with(lambda prompt: "no idea").detailed_results
+    assert kept.p_value == 1.0 and "may be chance" not in caplog.text

@@ -6,6 +6,7 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.optimizer.acceptance import paired_p
 from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.programs import (
@@ -17,6 +18,8 @@ from dspy_diffusion_infill.programs import (
 
 logger = logging.getLogger(__name__)
 
+_CHANCE = 0.05  # p-value of the gain above which a warning says so
+
 
 def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Module:
     """The best program with its records, bound to the LMs that the student is bound to.
@@ -26,9 +29,9 @@ def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Mod
         passes: forward passes that the denoiser made.
         seconds: wall time of the whole ``compile``.
     """
-    _warn(search)
     best = with_instructions(search.plan.base, search.instructions())
     records = _records(search, instructions_of(best), passes, seconds)
+    _warn(search, records)
     candidates = _candidates(search)
     for program in (best, *(row["program"] for row in candidates)):
         give_back_lms(program, search.plan.student)
@@ -40,14 +43,23 @@ def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Mod
     return best
 
 
-def _warn(search: Search) -> None:
-    """Says what was left alone, and how often runs failed."""
+def _warn(search: Search, records: DetailedResults) -> None:
+    """Says what was left alone, how often runs failed, and of a gain that it may be chance."""
     for name, reason in search.skipped.items():
         logger.warning("the instructions of %r are left alone: %s", name, reason)
     if failed := search.validator.num_failures:
         ((kind, times),) = search.validator.failure_kinds.most_common(1)
         runs = search.validator.metric_calls
         logger.warning("%d of %d runs raised, most often (%d): %s", failed, runs, times, kind)
+    gain = records.score_after - records.score_before
+    if gain > 0 and records.p_value > _CHANCE:
+        logger.warning(
+            "a gain of %.3f on %d rows may be chance (p = %.2f): measure it on more rows, or give "
+            "holdout=0.25",
+            gain,
+            len(records.scores_after),
+            records.p_value,
+        )
 
 
 def _records(search: Search, after: dict[str, str], passes: int, seconds: float) -> DetailedResults:
@@ -76,6 +88,7 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         num_holdout=len(plan.holdout),
         lm_tokens=search.validator.budget.lm_tokens,
         lm_cost=search.validator.budget.lm_cost,
+        p_value=paired_p(search.best.scores, baseline.scores),
     )
 
 

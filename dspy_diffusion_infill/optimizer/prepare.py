@@ -9,7 +9,7 @@ import dspy
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.optimizer.acceptance import MetricFirst
+from dspy_diffusion_infill.optimizer.acceptance import acceptance_of
 from dspy_diffusion_infill.optimizer.checks import check_data
 from dspy_diffusion_infill.optimizer.guidance import guide_for, labels_of_rows
 from dspy_diffusion_infill.optimizer.holdout import split_holdout
@@ -82,7 +82,7 @@ def prepare(
         before=before,
         infiller=Infiller(denoiser, options.sampling, options.examples_per_context),
         guide=guide,
-        acceptance=options.acceptance or MetricFirst(labels),
+        acceptance=acceptance_of(options.acceptance, labels),
         scoring=scoring,
         spending=spending,
         options=options,

@@ -143,6 +143,9 @@ class DetailedResults:
         lm_tokens: prompt and completion tokens that the LMs of program and metric took, over all
             processes of a resumed search.
         lm_cost: what they cost, USD; None where a price is unknown.
+        p_value: the chance of such a gain on the valset if the result were no better than the
+            student (``acceptance.paired_p``). The search has chosen the best of many trials on
+            these rows, so it is too small rather than too large.
     """
 
     instructions_before: dict[str, str]
@@ -166,6 +169,7 @@ class DetailedResults:
     num_holdout: int = 0
     lm_tokens: int = 0
     lm_cost: float | None = None
+    p_value: float = 1.0
 
 
 def results_of(program: dspy.Module) -> DetailedResults:

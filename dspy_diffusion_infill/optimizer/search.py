@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import dspy
 
@@ -77,7 +77,7 @@ class Search:
 
     def begin(self, first: FirstEvaluation) -> None:
         """Takes the first evaluation and settles which predictors are searched over."""
-        self.first, self.best = first, first.baseline
+        self.first = first
         self.history = RowHistory.over(len(first.baseline.scores))
         self.history.add(dict(enumerate(first.baseline.scores)))
         for name, target in self.plan.targets(first.worked).items():
@@ -88,6 +88,7 @@ class Search:
             else:
                 self.targets[name] = target
         self.start = self.instructions()
+        self.best = replace(first.baseline, length=_length(self.start))
         self.pool.add(Member(self.start, self.best.scores))
 
     def score_present_texts(self) -> None:
@@ -215,7 +216,7 @@ class Search:
         if found is None:
             self.end_reason = self.validator.budget.end_reason or "max_metric_calls"
             return None
-        evaluation, rows = found
+        evaluation, rows = replace(found[0], length=_length(candidate.texts)), found[1]
         is_whole = len(rows) == len(self.plan.valset)
         accepted = is_whole and self.plan.acceptance.accepts(evaluation, self.best, gain)
         trial = _trial(len(self.trials) + 1, sweep, candidate, evaluation, rows, gain, accepted)
@@ -302,6 +303,10 @@ class Search:
 
     def _has(self, key: str) -> bool:
         return self.journal.get(key) is not None
+
+
+def _length(texts: Mapping[str, str]) -> int:
+    return sum(map(len, texts.values()))
 
 
 def _trial(
