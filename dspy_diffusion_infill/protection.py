@@ -71,6 +71,12 @@ def generated_text(program: dspy.Module) -> dict[str, list[str]]:
     return found
 
 
+def agent_text_in(instructions: str) -> list[str]:
+    """The same, found in instructions whose program is not at hand: all from an agent's opening."""
+    openings = _AGENT_OPENINGS.values()
+    return [instructions[instructions.index(text) :] for text in openings if text in instructions]
+
+
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
     """Sorts spans and joins those that touch or overlap; empty spans are dropped."""
     merged: list[Span] = []

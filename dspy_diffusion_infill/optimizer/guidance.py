@@ -151,13 +151,17 @@ def guide_for(
     program: dspy.Module, predictor: str, guidance: Guidance, denoiser: Denoiser
 ) -> Guide | None:
     """The guide that ``guidance`` asks for; ``"auto"`` goes by the LM of a predictor."""
-    if guidance is None:
-        return None
-    if not isinstance(guidance, str):
-        return Guide(guidance)
-    lm = dict(program.named_predictors())[predictor].lm or dspy.settings.lm
-    scorer = default_scorer(lm, denoiser)
+    scorer = scorer_for(dict(program.named_predictors())[predictor].lm, guidance, denoiser)
     return None if scorer is None else Guide(scorer)
+
+
+def scorer_for(
+    lm: dspy.BaseLM | None, guidance: Guidance, denoiser: Denoiser
+) -> ResponseScorer | None:
+    """The scorer that ``guidance`` asks for; ``"auto"`` goes by the LM, or DSPy's where None."""
+    if not isinstance(guidance, str):
+        return guidance
+    return default_scorer(lm or dspy.settings.lm, denoiser)
 
 
 def labels_of_rows(rows: Sequence[dspy.Example], outputs: Container[str]) -> list[Hashable]:

@@ -25,7 +25,8 @@ def needs_traces(
 ) -> bool:
     """Whether the program must be run for inputs or outputs that the examples do not label."""
     for name, predictor in program.named_predictors():
-        if name in names and any(_labelled(predictor, example) is None for example in examples):
+        signature = signature_of(predictor)
+        if name in names and any(_labelled(signature, example) is None for example in examples):
             return True
     return False
 
@@ -54,7 +55,8 @@ def work_examples(
             _call_of(name, traced, traced_names or {}, number) if number in good else None
             for number in range(len(examples))
         ]
-        found = [_worked_example(predictor, *pair) for pair in zip(examples, calls, strict=True)]
+        signature = signature_of(predictor)
+        found = [worked_example(signature, *pair) for pair in zip(examples, calls, strict=True)]
         worked[name] = tuple(
             replace(one, row=number) for number, one in enumerate(found) if one is not None
         )
@@ -108,6 +110,32 @@ def worked_from_json(
         )
         for name, examples in value.items()
     }
+
+
+def worked_example(
+    signature: type[dspy.Signature],
+    example: dspy.Example,
+    call: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
+) -> WorkedExample | None:
+    """Labels win over traced outputs; without a trace, labels of some outputs must do.
+
+    Args:
+        signature: of the predictor.
+        example: a row of the trainset.
+        call: inputs and outputs of the predictor in a good run over the row.
+    """
+    if (complete := _labelled(signature, example)) is not None:
+        return complete
+    labels = {name: example[name] for name in signature.output_fields if name in example}
+    if call is not None:
+        inputs, outputs = call
+        traced = {name: outputs[name] for name in signature.output_fields if name in outputs}
+        return WorkedExample(
+            {n: inputs[n] for n in signature.input_fields if n in inputs}, {**traced, **labels}
+        )
+    if labels and all(name in example for name in signature.input_fields):
+        return WorkedExample({name: example[name] for name in signature.input_fields}, labels)
+    return None
 
 
 def _field_types(program: dspy.Module) -> dict[str, dict[str, TypeAdapter[Any]]]:
@@ -165,34 +193,12 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(same.all()) if hasattr(same, "all") else bool(same)
 
 
-def _labelled(predictor: dspy.Predict, example: dspy.Example) -> WorkedExample | None:
+def _labelled(signature: type[dspy.Signature], example: dspy.Example) -> WorkedExample | None:
     """The worked example that the labels alone give; None where a field is missing."""
-    signature = signature_of(predictor)
     if not all(name in example for name in signature.fields):
         return None
     inputs = {name: example[name] for name in signature.input_fields}
     return WorkedExample(inputs, {name: example[name] for name in signature.output_fields})
-
-
-def _worked_example(
-    predictor: dspy.Predict,
-    example: dspy.Example,
-    call: tuple[Mapping[str, Any], Mapping[str, Any]] | None,
-) -> WorkedExample | None:
-    """Labels win over traced outputs; without a trace, labels of some outputs must do."""
-    if (complete := _labelled(predictor, example)) is not None:
-        return complete
-    signature = signature_of(predictor)
-    labels = {name: example[name] for name in signature.output_fields if name in example}
-    if call is not None:
-        inputs, outputs = call
-        traced = {name: outputs[name] for name in signature.output_fields if name in outputs}
-        return WorkedExample(
-            {n: inputs[n] for n in signature.input_fields if n in inputs}, {**traced, **labels}
-        )
-    if labels and all(name in example for name in signature.input_fields):
-        return WorkedExample({name: example[name] for name in signature.input_fields}, labels)
-    return None
 
 
 def _good_runs(traced: Evaluation | None) -> set[int]:
