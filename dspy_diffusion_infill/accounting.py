@@ -46,6 +46,13 @@ class _ThisThread(threading.local):
     usage: Usage = ()
 
 
+class _SharedTracker(UsageTracker):
+    """One tracker for all threads of a run: ``dspy.Parallel`` would give each a copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_SharedTracker":
+        return self
+
+
 class Accounts:
     """The account of each thread's run, in one evaluation.
 
@@ -82,7 +89,7 @@ class Accounts:
     @contextmanager
     def tracked(self) -> Iterator[UsageTracker]:
         """What LMs take inside of it stands in this thread's account, and in the caller's."""
-        tracker, own = UsageTracker(), self._this_thread
+        tracker, own = _SharedTracker(), self._this_thread
         try:
             with dspy.context(usage_tracker=tracker):
                 yield tracker

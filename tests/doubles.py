@@ -2,10 +2,11 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import dspy
+from dspy._vendor.lm15.types import StreamEvent
 from dspy.lm15 import Message, Response, TextPart, Usage
 
 from dspy_diffusion_infill.denoisers import (
@@ -15,6 +16,7 @@ from dspy_diffusion_infill.denoisers import (
     Sampling,
     ScoreRequest,
 )
+from dspy_diffusion_infill.lms.engines import AsyncInThread, as_stream
 
 
 @dataclass
@@ -85,7 +87,9 @@ class RuleEngine:
         self.rule, self.prompts = rule, []
 
     def complete(self, request) -> Response:
-        text = "\n".join([str(request.system or ""), *(m.text or "" for m in request.messages)])
+        parts = [part for message in request.messages for part in message.parts]
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        text = "\n".join([str(request.system or ""), *texts])
         self.prompts.append(text)
         return Response(
             id=None,
@@ -94,6 +98,9 @@ class RuleEngine:
             finish_reason="stop",
             usage=Usage(input_tokens=1, output_tokens=1, total_tokens=2),
         )
+
+    def stream(self, request) -> Iterator[StreamEvent]:
+        return as_stream(self.complete(request))
 
     def __deepcopy__(self, memo) -> "RuleEngine":
         return self
@@ -104,7 +111,8 @@ class RuleEngine:
 
 def rule_lm(rule: Callable[[str], str]) -> tuple[dspy.LM, RuleEngine]:
     engine = RuleEngine(rule)
-    return dspy.LM("test/rule", engine=engine, cache=False, num_retries=0), engine
+    options = {"async_engine": AsyncInThread(engine), "cache": False, "num_retries": 0}
+    return dspy.LM("test/rule", engine=engine, **options), engine
 
 
 @dataclass

@@ -46,6 +46,24 @@ def test_the_callers_tracker_sees_every_call_of_every_thread_once(num_threads):
     assert num_tokens(usage_of(outer)) == 2 * num_tokens(found.usage) == 4 * len(ROWS)
 
 
+def test_threads_inside_a_run_count_for_it():
+    class Votes(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.vote = dspy.Predict("text -> label")
+
+        def forward(self, text):
+            pairs = [(self.vote, {"text": text})] * 5
+            return dspy.Parallel(num_threads=3, disable_progress_bar=True)(pairs)[0]
+
+    ledger, (lm, engine) = Ledger(), rule_lm(lambda prompt: "a")
+    with dspy.context(lm=lm, adapter=TemplateAdapter()), dspy.track_usage() as outer:
+        found = evaluate(Votes(), ROWS[:4], is_right, num_threads=2, accountant=ledger)
+    assert len(engine.prompts) == 20
+    assert [usage for _, usage in ledger.settled] == [(ModelUsage("test/rule", 5, 5),)] * 4
+    assert num_tokens(found.usage) == num_tokens(usage_of(outer)) == 40
+
+
 def test_each_run_is_settled_once_with_what_it_took():
     ledger, (lm, _) = Ledger(), rule_lm(lambda prompt: "a")
     found = run(lm, num_threads=3, accountant=ledger)

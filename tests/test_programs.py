@@ -37,6 +37,8 @@ def polite_solver(prompt: str) -> str:
         "next_tool_args": "{}",
         "generated_code": "answer = 1 + 1\nprint(answer)",
         "code_output": "2",
+        "finished": "True",
+        "code": f"```python\nSUBMIT(answer={answer!r})\n```",
         "proposed_instruction": "Solve the sum that the user gives you",
         "proposed_prefix_for_output_field": "Answer:",
     }

@@ -7,12 +7,12 @@ from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.traces import (
     Worked,
+    names_in_traces,
     work_examples,
     worked_from_json,
     worked_to_json,
 )
 from dspy_diffusion_infill.optimizer.validation import Validator
-from dspy_diffusion_infill.programs import all_predictors
 from dspy_diffusion_infill.runs import Evaluation
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
         return FirstEvaluation(
             baseline, worked_from_json(known, plan.base, plan.trainset), is_traced=True
         )
-    names = {id(predictor): name for name, predictor in all_predictors(runner).items()}
-    worked = work_examples(plan.base, plan.names, plan.trainset, traced, names)
+    worked = work_examples(plan.base, plan.names, plan.trainset, traced, names_in_traces(runner))
     plain = worked_to_json(worked, plan.base, plan.trainset)
     if plain is not None:
         journal.put(_WORKED, plain, about=_WORKED)

@@ -12,7 +12,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
-from dspy_diffusion_infill.programs import signature_of
+from dspy_diffusion_infill.programs import all_predictors, signature_of
 from dspy_diffusion_infill.runs import Evaluation
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def work_examples(
         names: predictors to optimise.
         examples: the trainset.
         traced: scores and traces of runs over the same examples; None where none were needed.
-        traced_names: predictor names by the ``id`` of the predictor objects in the traces.
+        traced_names: as ``names_in_traces`` gives them for the program that ran.
     """
     good, worked = _good_runs(traced), {}
     for name, predictor in program.named_predictors():
@@ -61,6 +61,20 @@ def work_examples(
             replace(one, row=number) for number, one in enumerate(found) if one is not None
         )
     return worked
+
+
+def names_in_traces(program: dspy.Module) -> dict[int, str]:
+    """Predictor names by the ``id`` of the predictor, and of its signature where it alone has it.
+
+    ``dspy.Refine`` and ``dspy.BestOfN`` run copies of their predictors, which have its signature.
+    """
+    predictors = all_predictors(program)
+    names = {id(predictor): name for name, predictor in predictors.items()}
+    signatures = [id(predictor.signature) for predictor in predictors.values()]
+    for name, signature in zip(predictors, signatures, strict=True):
+        if signatures.count(signature) == 1:
+            names[signature] = name
+    return names
 
 
 def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
@@ -224,6 +238,6 @@ def _call_of(
     """The last call of a predictor in a run: its inputs and outputs."""
     trace = traced.traces[number] if traced else None
     for predictor, inputs, prediction in reversed(trace or ()):
-        if names.get(id(predictor)) == name:
+        if (names.get(id(predictor)) or names.get(id(predictor.signature))) == name:
             return inputs, dict(prediction)
     return None
