@@ -1,14 +1,18 @@
 """A journal of everything that cost something, so that a crash at 80 % costs nothing twice.
 
-One JSON object a line, flushed as it is written. A run with the same journal reads what stands in
-it and pays for nothing again.
+One JSON object a line, on disk when ``put`` returns. A run with the same journal reads what stands
+in it and pays for nothing again.
 """
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.jsonl import parse_json
 
 
 class Journal:
@@ -30,6 +34,8 @@ class Journal:
 
         Raises:
             ValueError: the file is the journal of another identity.
+            DataError: a line is damaged that is not the last one.
+            OSError: the file cannot be read or written.
         """
         self.path = path
         self._lock = threading.Lock()
@@ -41,10 +47,12 @@ class Journal:
         if identity is not None:
             header = json.loads(json.dumps(identity))
             if lines:
-                _check_identity(path, json.loads(lines.pop(0)).get("identity", {}), header)
+                _check_identity(path, _parsed(path, 1, lines[0], identity=dict)["identity"], header)
             else:
                 self._append({"identity": header})
-        self._entries = {entry["key"]: entry["value"] for entry in map(json.loads, lines)}
+        for number, line in list(enumerate(lines, start=1))[identity is not None :]:
+            entry = _parsed(path, number, line, key=str, value=object)
+            self._entries[entry["key"]] = entry["value"]
 
     def get(self, key: str) -> Any | None:
         """The value of a key, or None."""
@@ -55,15 +63,57 @@ class Journal:
         return list(self._entries.values())
 
     def put(self, key: str, value: Any, *, about: str) -> None:
-        """Writes a value at once; ``about`` tells a human reader what it is."""
+        """Writes a value at once; ``about`` tells a human reader what it is.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; the file is as it was before.
+        """
         with self._lock:
             self._append({"key": key, "about": about, "value": value})
             self._entries[key] = value
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if self.path is None:
+            return
+        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    _write_all(file.fileno(), line)
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the journal cannot be written ({error.strerror}): mend that, and compile with "
+                "the same log_dir goes on from here",
+                str(self.path),
+            ) from error
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Writes it, and waits until it is on the disk."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.fsync(descriptor)
+
+
+def _parsed(path: Path, number: int, line: bytes, **types: type) -> dict[str, Any]:
+    """The entry of a line, which has values of these types."""
+    try:
+        value = parse_json(line)
+        entry = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        for name, kind in types.items():
+            if name not in entry or not isinstance(entry[name], kind):
+                raise DataError(f"no entry with {name}")
+    except (DataError, RecursionError) as error:
+        raise DataError(
+            f"{path}:{number} is damaged ({error}): delete this line, and what it held is paid for "
+            "again; or delete the file"
+        ) from error
+    return entry
 
 
 def _whole_lines(path: Path) -> list[bytes]:

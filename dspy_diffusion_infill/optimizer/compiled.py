@@ -15,8 +15,11 @@ from dspy_diffusion_infill.programs import (
     instructions_of,
     with_instructions,
 )
+from dspy_diffusion_infill.runs import describe_error
 
 logger = logging.getLogger(__name__)
+
+BEST_FILE = "best_program.json"
 
 _CHANCE = 0.05  # p-value of the gain above which a warning says so
 
@@ -29,17 +32,39 @@ def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Mod
         passes: forward passes that the denoiser made.
         seconds: wall time of the whole ``compile``.
     """
-    best = with_instructions(search.plan.base, search.instructions())
+    best = _best(search)
     records = _records(search, instructions_of(best), passes, seconds)
     _warn(search, records)
     candidates = _candidates(search)
-    for program in (best, *(row["program"] for row in candidates)):
-        give_back_lms(program, search.plan.student)
+    for row in candidates:
+        give_back_lms(row["program"], search.plan.student)
     vars(best).update(
         detailed_results=records,
         total_calls=records.metric_calls,
         candidate_programs=candidates,
     )
+    return best
+
+
+def save_best(search: Search) -> None:
+    """Writes the best program so far to ``log_dir``, as DSPy's JSON; the old file or the new one.
+
+    What cannot be written so is only warned of: the journal has all that was paid for.
+    """
+    folder = search.plan.log_dir
+    assert folder is not None, "there is a folder to write to"
+    whole, part = folder / BEST_FILE, folder / f"partial_{BEST_FILE}"
+    try:
+        _best(search).save(str(part))
+        part.replace(whole)
+    except Exception as error:  # of DSPy, and of whatever the demos hold
+        logger.warning("the best program so far is not in %s: %s", whole, describe_error(error))
+
+
+def _best(search: Search) -> dspy.Module:
+    """The best program so far, bound to the LMs that the student is bound to."""
+    best = with_instructions(search.plan.base, search.instructions())
+    give_back_lms(best, search.plan.student)
     return best
 
 

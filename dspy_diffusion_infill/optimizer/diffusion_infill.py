@@ -1,10 +1,10 @@
 """``DiffusionInfill``: the DSPy optimizer."""
 
+import asyncio
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
@@ -14,11 +14,16 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
-from dspy_diffusion_infill.errors import TooManyErrors
 from dspy_diffusion_infill.optimizer import checks, orders
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
-from dspy_diffusion_infill.optimizer.budget import BudgetSpentError, Caps
-from dspy_diffusion_infill.optimizer.compiled import compiled_program
+from dspy_diffusion_infill.optimizer.awaitable import compile_awaitable
+from dspy_diffusion_infill.optimizer.budget import Caps
+from dspy_diffusion_infill.optimizer.compiled import compiled_program, save_best
+from dspy_diffusion_infill.optimizer.endings import (
+    best_on_exception,
+    ends_at_a_cap,
+    sigterm_as_interrupt,
+)
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
 from dspy_diffusion_infill.optimizer.guidance import Guidance
@@ -36,11 +41,9 @@ from dspy_diffusion_infill.optimizer.plan import Plan, budget_of, open_journal
 from dspy_diffusion_infill.optimizer.prepare import prepare
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.progress import progress_bar
-from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.protection import Protect
-from dspy_diffusion_infill.runs import TooManyFailuresError
 from dspy_diffusion_infill.windows import Masking
 
 logger = logging.getLogger(__name__)
@@ -257,18 +260,41 @@ class DiffusionInfill(Teleprompter):
         Raises:
             TypeError: student, data, metric or teacher are of the wrong type.
             ValueError: data without inputs or labels, unknown predictor, no LM, caps that do not
-                cover the first evaluation, an LM without the price that ``max_cost`` needs: all
-                before any call.
+                cover the first evaluation, an LM without the price that ``max_cost`` needs, a
+                ``log_dir`` of another search or in use: all before any call.
             TooManyErrors: more than ``max_errors`` examples of one evaluation failed; holds the
-                best program so far. So does whatever else ends the search, Ctrl-C included: in
-                its attributes ``best_program`` and ``detailed_results``.
+                best program so far. So does whatever else ends the search, Ctrl-C and SIGTERM
+                included: in its attributes ``best_program`` and ``detailed_results``.
+            OSError: ``log_dir`` cannot be written.
         """
         started = time.monotonic()
         plan = self._prepare(student, trainset, teacher, valset)
         cost = estimate(plan)
         logger.info("DiffusionInfill: %s", cost)
         validator = Validator(plan.scoring, budget_of(plan, started=started))
-        search = Search(plan, validator, open_journal(plan))
+        with open_journal(plan) as journal, sigterm_as_interrupt():
+            return self._searched(Search(plan, validator, journal), cost)
+
+    async def acompile(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        *,
+        teacher: dspy.Module | list[dspy.Module] | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> dspy.Module:
+        """As ``compile``, in a thread, so that the event loop goes on meanwhile.
+
+        The student may be a program that has ``aforward`` alone; so is the result then. A task that
+        is cancelled does not end the search: ``max_seconds`` does.
+        """
+        return await asyncio.to_thread(
+            compile_awaitable, self.compile, student, trainset, teacher=teacher, valset=valset
+        )
+
+    def _searched(self, search: Search, cost: CostEstimate) -> dspy.Module:
+        """The result of a search, from the first evaluation to the rows that were held out."""
+        plan, validator = search.plan, search.validator
         validator.resume(search.journal)
         passes = plan.infiller.denoiser.num_passes
 
@@ -276,11 +302,13 @@ class DiffusionInfill(Teleprompter):
             made = plan.infiller.denoiser.num_passes - passes
             return compiled_program(search, passes=made, seconds=validator.budget.seconds)
 
-        with _best_on_exception(result), _ends_at_a_cap(search):
-            search.begin(first_evaluation(plan, search.validator, search.journal))
+        if plan.log_dir is not None:
+            search.on_best = save_best
+        with best_on_exception(result), ends_at_a_cap(search):
+            search.begin(first_evaluation(plan, validator, search.journal))
             with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
                 orders.run(search)
-        with _best_on_exception(result):
+        with best_on_exception(result):
             score_holdout(search)
         return result()
 
@@ -324,35 +352,3 @@ class DiffusionInfill(Teleprompter):
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = (name, load_denoiser(name))
         return self._loaded[1]
-
-
-@contextmanager
-def _ends_at_a_cap(search: Search) -> Iterator[None]:
-    """A cap ends the search wherever it is, as if it were done."""
-    try:
-        yield
-    except BudgetSpentError as error:
-        assert search.validator.budget.end_reason is not None
-        search.end_reason = search.validator.budget.end_reason
-        if search.first is None:
-            logger.warning("nothing was tried, as the first evaluation did not end: %s", error)
-        else:
-            level = logging.WARNING if search.end_reason == "max_cost" else logging.INFO
-            logger.log(level, "the search ends: %s", error)
-
-
-@contextmanager
-def _best_on_exception(result: Callable[[], dspy.Module]) -> Iterator[None]:
-    """Puts the best program so far on whatever ends the search, Ctrl-C included."""
-    try:
-        yield
-    except TooManyFailuresError as error:
-        best = result()
-        raise TooManyErrors(
-            str(error), best_program=best, detailed_results=results_of(best)
-        ) from error
-    except (Exception, KeyboardInterrupt) as error:
-        vars(error)["best_program"] = best = result()
-        vars(error)["detailed_results"] = results_of(best)
-        logger.warning("the search was cut off; its best program is .best_program of the error")
-        raise

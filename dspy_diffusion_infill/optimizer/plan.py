@@ -1,11 +1,14 @@
 """What one ``compile`` is going to do, and the journal that it goes by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dspy
+from filelock import FileLock, Timeout
 
 from dspy_diffusion_infill.identity import (
     describe,
@@ -28,6 +31,7 @@ from dspy_diffusion_infill.protection import generated_text
 from dspy_diffusion_infill.windows import Window, take_marks
 
 JOURNAL_FILE = "journal.jsonl"
+LOCK_FILE = "journal.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ class Plan:
             ValueError: the program, the metric, a row or a masking cannot be described.
         """
         return {
+            "version": version("dspy-diffusion-infill"),
             "program": key_of(dict(self.before), describe_program(self.base)),
             "teacher": key_of(describe_program(self.teacher)),
             "trainset": describe_rows(self.trainset, "trainset"),
@@ -141,13 +146,28 @@ def budget_of(plan: Plan, *, started: float) -> Budget:
     return Budget(caps, prices=spending.prices, bound=spending.bound, started=started)
 
 
-def open_journal(plan: Plan) -> Journal:
-    """The journal of the plan; one on disk must be of this search.
+@contextmanager
+def open_journal(plan: Plan) -> Generator[Journal]:
+    """The journal of the plan, which no other process uses meanwhile.
 
     Raises:
-        ValueError: the folder holds the journal of another search, or something of this one cannot
-            be described.
+        ValueError: the folder holds the journal of another search, or a damaged one, or something
+            of this search cannot be described, or another process is at work in the folder.
+        OSError: the folder cannot be written.
     """
     if plan.log_dir is None:
-        return Journal(None)
-    return Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
+        yield Journal(None)
+        return
+    plan.log_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(plan.log_dir / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(
+            f"log_dir={str(plan.log_dir)!r} is in use by another compile: wait until it ends, or "
+            "give a new folder"
+        ) from error
+    try:
+        yield Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
+    finally:
+        lock.release()

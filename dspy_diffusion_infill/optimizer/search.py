@@ -47,6 +47,7 @@ class Search:
         targets: the predictors under search, by name.
         skipped: predictors that are left alone, and why.
         on_trial: called after every trial.
+        on_best: called after every trial that was kept, before ``on_trial``.
         trials: all trials so far.
         tried: the candidate of each trial.
         pool: the programs that are the best on some row.
@@ -66,6 +67,7 @@ class Search:
     targets: dict[str, Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     on_trial: Callable[["Search"], None] = lambda search: None
+    on_best: Callable[["Search"], None] = lambda search: None
     trials: list[Trial] = field(default_factory=list)
     tried: list[Candidate] = field(default_factory=list)
     pool: Pool = field(default_factory=Pool)
@@ -227,6 +229,7 @@ class Search:
             self.pool.add(Member(candidate.texts, evaluation.scores))
         if accepted:
             self._take(candidate, evaluation)
+            self.on_best(self)
         self.on_trial(self)
         return trial
 

@@ -1,0 +1,174 @@
+"""The journal on disk: damage, a full disk, two processes; and the best program beside it."""
+
+import errno
+import json
+import os
+import signal
+import threading
+
+import dspy
+import pytest
+from doubles import rule_lm
+from filelock import FileLock
+from test_diffusion_infill import TASK, answer_if_told_briefly, compile_with, program
+
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.optimizer import plan
+
+SMALL = {"max_metric_calls": 24}
+
+
+def lines_of(folder) -> list[str]:
+    return (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("{", "no JSON"),
+        ("\0\0\0\0", "no JSON"),
+        ("[1, 2]", "no entry with key"),
+        ('{"key": 3, "value": 1}', "no entry with key"),
+        ('{"key": "a"}', "no entry with value"),
+        ("[" * 100_000, "maximum recursion"),
+    ],
+)
+def test_a_damaged_line_in_the_middle_is_named_before_any_call(damage, message, tmp_path):
+    compile_with(log_dir=tmp_path, **SMALL)
+    first, _, *others = lines_of(tmp_path)
+    (tmp_path / "journal.jsonl").write_text("\n".join([first, damage, *others, ""]))
+    lm, engine = rule_lm(answer_if_told_briefly)
+    with pytest.raises(DataError, match=rf"journal\.jsonl:2 is damaged.*{message}.*delete this"):
+        compile_with(lm=lm, log_dir=tmp_path, **SMALL)
+    assert engine.prompts == []
+    (tmp_path / "journal.jsonl").write_text("\n".join([first, *others, ""]))  # as it says
+    assert compile_with(log_dir=tmp_path, **SMALL).detailed_results.metric_calls == 24
+
+
+@pytest.mark.parametrize("header", ['{"identity": 3}', "{}", "nonsense"])
+def test_a_damaged_first_line_is_named(header, tmp_path):
+    compile_with(log_dir=tmp_path, **SMALL)
+    (tmp_path / "journal.jsonl").write_text("\n".join([header, *lines_of(tmp_path)[1:], ""]))
+    with pytest.raises(DataError, match=r"journal\.jsonl:1 is damaged"):
+        compile_with(log_dir=tmp_path, **SMALL)
+
+
+def test_the_journal_of_another_version_is_refused(tmp_path, monkeypatch):
+    compile_with(log_dir=tmp_path, **SMALL)
+    monkeypatch.setattr(plan, "version", lambda name: "0.0.1")
+    with pytest.raises(ValueError, match=r"another search \(other version\)"):
+        compile_with(log_dir=tmp_path, **SMALL)
+
+
+# Disks and folders
+
+
+def test_a_full_disk_ends_the_search_with_its_best_program_and_a_whole_journal(
+    tmp_path, monkeypatch
+):
+    whole = compile_with(sweeps=1).detailed_results
+    synced, sync = [], os.fsync
+
+    def fills_up(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fills_up)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left") as caught:
+        compile_with(log_dir=tmp_path, sweeps=1)
+    assert caught.value.errno == errno.ENOSPC
+    assert isinstance(vars(caught.value)["best_program"], dspy.Predict)
+    assert len(lines_of(tmp_path)) == 12 and all(map(json.loads, lines_of(tmp_path)))
+    monkeypatch.undo()
+    assert compile_with(log_dir=tmp_path, sweeps=1).detailed_results.trials == whole.trials
+
+
+def test_a_log_dir_that_is_no_folder_is_refused_before_any_call(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    lm, engine = rule_lm(answer_if_told_briefly)
+    with pytest.raises(OSError, match="file"):
+        compile_with(lm=lm, log_dir=tmp_path / "file")
+    assert engine.prompts == [] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_second_compile_in_the_folder_is_refused_and_the_first_goes_on(tmp_path):
+    refused = []
+
+    def answers(prompt: str) -> str:
+        if not refused:
+            with pytest.raises(ValueError, match="in use by another compile: wait") as caught:
+                compile_with(log_dir=tmp_path, **SMALL)
+            refused.append(caught.value)
+        return answer_if_told_briefly(prompt)
+
+    results = compile_with(answers, log_dir=tmp_path, **SMALL).detailed_results
+    assert refused and results.trials == compile_with(**SMALL).detailed_results.trials
+    with FileLock(tmp_path / "journal.lock", timeout=0):  # it is free again
+        pass
+
+
+# The best program beside it
+
+
+def test_the_best_program_stands_in_the_folder_after_each_improvement(tmp_path):
+    better = compile_with(log_dir=tmp_path, sweeps=2)
+    loaded = program()
+    loaded.load(str(tmp_path / "best_program.json"))
+    assert loaded.signature.instructions == better.signature.instructions != TASK
+    assert not (tmp_path / "partial_best_program.json").exists()
+
+
+def test_a_program_that_cannot_be_saved_is_searched_all_the_same(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(dspy.Predict, "save", lambda *_: 1 / 0)
+    results = compile_with(log_dir=tmp_path, sweeps=1).detailed_results
+    assert results.score_after > results.score_before
+    assert "best_program.json: ZeroDivisionError" in caplog.text
+
+
+# Signals
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="only the main thread gets signals",
+)
+def test_sigterm_is_as_ctrl_c_and_the_search_goes_on_in_the_folder(tmp_path):
+    whole = compile_with(sweeps=1).detailed_results
+    asked = []
+
+    def terminated(prompt: str) -> str:
+        asked.append(prompt)
+        if len(asked) == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer_if_told_briefly(prompt)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        compile_with(terminated, log_dir=tmp_path, sweeps=1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert caught.value.detailed_results.end_reason == "interrupted"
+    assert 0 < len(caught.value.detailed_results.trials) < len(whole.trials)
+    assert compile_with(log_dir=tmp_path, sweeps=1).detailed_results.trials == whole.trials
+
+
+def test_compile_runs_beside_the_main_thread_and_leaves_signals_alone(tmp_path):
+    found = []
+    handlers = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=lambda: found.append(compile_with(**SMALL)))
+    thread.start()
+    thread.join()
+    assert found[0].detailed_results.metric_calls == 24
+    assert signal.getsignal(signal.SIGTERM) is handlers
+
+
+def test_entries_come_back_with_the_last_value_of_a_key(tmp_path):
+    journal = Journal(tmp_path / "deep" / "j.jsonl", identity={"a": 1})
+    journal.put("k", [1], about="x")
+    journal.put("k", {"n": None}, about="x")
+    again = Journal(journal.path, identity={"a": 1})
+    assert again.get("k") == {"n": None} and again.values() == [{"n": None}]
