@@ -367,7 +367,6 @@ def in_form(adapter: dspy.Adapter, value: str) -> str:
 
 
 def typed(kind, value, text: str, adapter: dspy.Adapter) -> dspy.Module:
-    """A predictor of one such value, right where the prompt holds "word", compiled."""
     fields = {"text": (str, dspy.InputField()), "colour": (kind, dspy.OutputField())}
     rows = [dspy.Example(text=f"row {k}", colour=value).with_inputs("text") for k in range(2)]
 
