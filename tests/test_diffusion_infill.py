@@ -232,34 +232,11 @@ def test_the_estimate_bounds_what_is_spent():
     assert str(cost.num_windows) in str(cost)
 
 
-def test_the_result_is_saved_and_loaded(tmp_path):
-    better = compile_with(sweeps=2)
-    better.save(tmp_path / "program.json")
-    loaded = program()
-    loaded.load(tmp_path / "program.json")
-    assert loaded.signature.instructions == better.signature.instructions
-
-
-def test_candidate_programs_are_sorted_and_are_no_predictors():
-    better = compile_with(sweeps=2)
-    scores = [candidate["score"] for candidate in better.candidate_programs]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] == better.detailed_results.score_after
-    assert better.total_calls == better.detailed_results.metric_calls
-    assert [name for name, _ in better.named_predictors()] == ["self"]
-
-
 def test_the_result_of_one_search_starts_another_without_its_records():
     first = compile_with(seed=0)
     second = compile_with(student=first, seed=1)
     assert second.detailed_results.score_before == first.detailed_results.score_after
     assert all(not hasattr(c["program"], "detailed_results") for c in second.candidate_programs)
-
-
-def test_params_are_a_copy():
-    optimizer = DiffusionInfill(denoiser=WordDenoiser())
-    optimizer.get_params()["seed"] = 7
-    assert optimizer.seed == 0
 
 
 class Steps(dspy.Module):

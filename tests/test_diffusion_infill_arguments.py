@@ -141,16 +141,6 @@ def test_a_teacher_that_is_no_program_is_refused_before_a_denoiser_is_loaded():
         DiffusionInfill(denoiser="no/such").compile(program(), ROWS, teacher="me")
 
 
-def test_no_lm_is_said_before_any_call():
-    with dspy.context(lm=None), pytest.raises(ValueError, match=r"dspy\.configure\(lm="):
-        DiffusionInfill(denoiser=WordDenoiser(), guidance=None).compile(program(), ROWS)
-
-
-def test_a_misspelt_option_is_a_type_error():
-    with pytest.raises(TypeError, match="num_proposal"):
-        DiffusionInfill(num_proposal=3)  # type: ignore[call-arg]
-
-
 def test_a_student_whose_copy_shares_predictors_is_refused():
     class Sticky(dspy.Module):
         def __init__(self):
@@ -162,18 +152,3 @@ def test_a_student_whose_copy_shares_predictors_is_refused():
 
     with pytest.raises(TypeError, match=r"shares the predictors \['inner'\]"):
         compile_with(student=Sticky())
-
-
-def test_bound_lms_are_shared_not_copied():
-    lm, _ = rule_lm(answer_if_told_briefly)
-    student = program()
-    student.set_lm(lm)
-    better = compile_with(student=student, max_metric_calls=12)
-    assert better.lm is lm
-
-
-@pytest.mark.parametrize("score", [True, 1, 0.5, dspy.Prediction(score=0.25, feedback="fair")])
-def test_metrics_may_return_what_dspy_takes(score):
-    results = compile_with(metric=lambda e, p, trace=None: score, max_metric_calls=6)
-    expected = float(score.score if isinstance(score, dspy.Prediction) else score)
-    assert results.detailed_results.score_before == expected

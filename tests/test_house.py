@@ -29,6 +29,7 @@ HEAVY = ("torch", "transformers", "peft", "accelerate", "xllamacpp", "gguf", "da
 BEHAVIOURS = {
     "demo_rows": "the rows that the demo ships",
     "docs": "README and documentation run as written",
+    "dspy_conventions": "what DSPy expects of an optimizer",
     "examples": "the notebooks run",
     "house": "this file",
     "perplexity": "diffusion perplexity against full enumeration",
