@@ -108,7 +108,7 @@ def _parsed(path: Path, number: int, line: bytes, **types: type) -> dict[str, An
         for name, kind in types.items():
             if name not in entry or not isinstance(entry[name], kind):
                 raise DataError(f"no entry with {name}")
-    except (DataError, RecursionError) as error:
+    except DataError as error:
         raise DataError(
             f"{path}:{number} is damaged ({error}): delete this line, and what it held is paid for "
             "again; or delete the file"

@@ -10,6 +10,11 @@ from typing import Any
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.value_checks import broken_character
 
+MAX_LINE = 2**26
+"""Bytes of a line, 64 MiB: a longer one is no row, and would only fill the memory."""
+MAX_DEPTH = 100
+"""Lists and objects inside one another, far below the depth at which Python gives up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -41,11 +46,14 @@ def lines_of(path: str | Path) -> Iterator[Line]:
     Only a line feed ends a line: strings in JSON may hold other line breaks.
 
     Raises:
-        DataError: nothing can be read there.
+        DataError: nothing can be read there, or a line is longer than ``MAX_LINE``.
     """
     try:
         with Path(path).open("rb") as file:
-            for number, content in enumerate(file, start=1):
+            lines = iter(lambda: file.readline(MAX_LINE + 1), b"")
+            for number, content in enumerate(lines, start=1):
+                if len(content) > MAX_LINE:
+                    raise DataError(f"{path}:{number}: a line must be at most {MAX_LINE} bytes")
                 content = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
                 if content.strip():
                     yield Line(f"{path}:{number}", number, content)
@@ -78,15 +86,35 @@ def parse_json(content: bytes) -> Any:
         DataError: as ``Line.parse``.
     """
     try:
-        value = json.loads(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise DataError(
             f"invalid UTF-8 at byte {error.start} of the line (0x{error.object[error.start]:02x}); "
             "save the file as UTF-8"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of the decoder, and of numbers with thousands of digits
         raise DataError(f"no JSON: {error}") from error
+    except RecursionError:
+        raise DataError(_TOO_DEEP) from None
+    if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_deep(value):
+        raise DataError(_TOO_DEEP)
     if b"\\ud" in content.lower():  # half of an escaped pair is JSON, and no Unicode text
         if broken := broken_character(json.dumps(value, ensure_ascii=False)):
             raise DataError(f"the text {broken}")
     return value
+
+
+_TOO_DEEP = f"lists and objects must be at most {MAX_DEPTH} inside one another"
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        parts = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [item for part in parts for item in part if isinstance(item, dict | list)]
+    return bool(level)

@@ -160,7 +160,7 @@ def test_weights_that_do_not_fit_the_config(folder, change):
 
 
 def test_damaged_weights(folder):
-    (folder / "model.safetensors").write_bytes(b"not weights")
+    (folder / "model.safetensors").write_bytes(b"not weights" * 10_000)
     with pytest.raises(DenoiserError, match="cannot be loaded"):
         load(folder)
 

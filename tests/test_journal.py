@@ -34,7 +34,7 @@ def lines_of(folder) -> list[str]:
         ("[1, 2]", "no entry with key"),
         ('{"key": 3, "value": 1}', "no entry with key"),
         ('{"key": "a"}', "no entry with value"),
-        ("[" * 100_000, "maximum recursion"),
+        ("[" * 100_000, "at most 100 inside one another"),
     ],
 )
 def test_a_damaged_line_in_the_middle_is_named_before_any_call(damage, message, tmp_path):

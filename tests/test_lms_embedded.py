@@ -14,6 +14,7 @@ from dspy.utils.exceptions import ContextWindowExceededError, LMUnsupportedFeatu
 
 from dspy_diffusion_infill.denoisers.checkpoints.smollm2_wheel import find_weights
 from dspy_diffusion_infill.errors import MissingDependencyError
+from dspy_diffusion_infill.lms import embedded
 from dspy_diffusion_infill.lms.chatml import render
 from dspy_diffusion_infill.lms.embedded import EmbeddedEngine, embedded_lm
 from dspy_diffusion_infill.lms.server import MAX_SERVERS, pool
@@ -225,6 +226,33 @@ def test_a_prompt_over_the_context_is_dspys_own_error():
     lm = embedded_lm(cache=False, context_length=256)
     with pytest.raises(ContextWindowExceededError, match="shorten the prompt"):
         lm("word " * 300)
+
+
+def test_a_prompt_far_over_the_context_is_refused_before_it_is_cut_into_tokens(monkeypatch):
+    monkeypatch.setattr(embedded, "pool", lambda _length: pytest.fail("it reached the model"))
+    message = lm15.Message.user("word " * 100_000)
+    with pytest.raises(lm15.ContextLengthError, match="shorten the prompt"):
+        EmbeddedEngine(context_length=256).complete(lm15.Request("m", (message,)))
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("option", "value", "same"),
+    [("max_tokens", 2**32 - 1, 10**6), ("top_k", 2**32 + 1, 10**6), ("seed", 2**70 + 7, 7)],
+)
+def test_a_number_above_32_bits_keeps_its_meaning(option, value, same):
+    lm = embedded_lm(cache=False, context_length=128)
+    config = {"max_tokens": 4, "temperature": 1.5, "seed": 7}
+    first, second = (request(lm, "Hi", **{**config, option: n}).text for n in (value, same))
+    assert first == second
+
+
+@pytest.mark.parametrize("place", ["prompt", "stop"])
+def test_a_text_cut_inside_a_character_is_refused(place):
+    message = lm15.Message.user("Hi \ud83d" if place == "prompt" else "Hi")
+    config = lm15.Config(stop=("\ud83d",) if place == "stop" else ())
+    with pytest.raises(lm15.InvalidRequestError, match=r"holds \\ud83d, half of a surrogate pair"):
+        EmbeddedEngine().complete(lm15.Request("m", (message,), config=config))
 
 
 def test_what_it_cannot_do_is_refused():

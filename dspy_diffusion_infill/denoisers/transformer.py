@@ -20,7 +20,7 @@ from dspy_diffusion_infill.denoisers.protocol import (
     Sampling,
     ScoreRequest,
 )
-from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.errors import ContextTooLongError, DenoiserError
 from dspy_diffusion_infill.value_checks import broken_character
 
 
@@ -98,15 +98,22 @@ class TransformerDenoiser:
     def render(self, messages: Sequence[Message]) -> str:
         """The messages in the model's chat template, then the assistant's turn if it is due.
 
-        A checkpoint without a template gets the role in front of each turn.
+        A checkpoint without a template gets the role in front of each turn. transformers renders
+        templates in Jinja's sandbox, where they reach nothing but the messages.
+
+        Raises:
+            DenoiserError: the template is no Jinja, refuses the messages, or leaves the sandbox.
         """
         open_turn = not messages or messages[-1]["role"] != "assistant"
         if self.tokenizer.chat_template:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=open_turn
+            try:
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        list(messages), tokenize=False, add_generation_prompt=open_turn
+                    )
                 )
-            )
+            except Exception as error:  # jinja2's, and whatever an expression in it raises
+                raise DenoiserError(f"the chat template of {self.name} fails: {error}") from error
         turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
         return str(self.tokenizer.bos_token or "") + "\n\n".join(turns + ["Assistant:"] * open_turn)
 

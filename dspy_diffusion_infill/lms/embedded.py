@@ -22,6 +22,10 @@ from dspy_diffusion_infill.lms.engines import (
     text_response,
 )
 from dspy_diffusion_infill.lms.server import pool, revision
+from dspy_diffusion_infill.value_checks import broken_character
+
+LONGEST_TOKEN, VOCABULARY = 81, 49152
+"""Of SmolLM2's tokenizer: the characters of its longest token, and its tokens."""
 
 
 def embedded_lm(
@@ -86,10 +90,13 @@ class EmbeddedEngine:
 
         Raises:
             dspy.lm15.ContextLengthError: prompt and answer do not fit the context.
+            dspy.lm15.InvalidRequestError: a text is cut inside a character.
             dspy.lm15.UnsupportedFeatureError: the request is not plain text.
         """
         prompt = render(plain_messages(request), self.prompt_format)
-        body = _body(request.config, prompt.text, prompt.stop)
+        if len(prompt.text) > self._longest_prompt():
+            raise _too_long(f"a prompt of {len(prompt.text)} characters exceeds the context")
+        body = _body(request.config, prompt.text, prompt.stop, self.context_length)
         with pool(self.context_length).server() as server:
             answer = server.handle_completions(body)
         if "error" in answer:
@@ -106,6 +113,13 @@ class EmbeddedEngine:
     def stream(self, request: lm15.Request) -> Iterator[StreamEvent]:
         """The whole answer as one piece."""
         return as_stream(self.complete(request))
+
+    def _longest_prompt(self) -> int:
+        """Characters above which no prompt fits, whatever it says.
+
+        Such a prompt is refused before it is cut into tokens, which takes 2 s for 1 MB.
+        """
+        return (self.context_length + 256) * LONGEST_TOKEN
 
     def close(self) -> None:
         """Nothing: the servers are the process's."""
@@ -135,15 +149,24 @@ class AsyncEmbeddedEngine(AsyncInThread):
         return cls(EmbeddedEngine.load_state(state))
 
 
-def _body(config: lm15.Config, prompt: str, stop: str) -> dict[str, Any]:
-    """The request in llama.cpp's terms. What the config leaves open keeps the server's default."""
+def _body(config: lm15.Config, prompt: str, stop: str, context_length: int) -> dict[str, Any]:
+    """The request in llama.cpp's terms. What the config leaves open keeps the server's default.
+
+    llama.cpp reads whole numbers as 32 bits, so that a larger one would be another, or negative.
+
+    Raises:
+        dspy.lm15.InvalidRequestError: a text is cut inside a character.
+    """
+    for text in (prompt, *config.stop):
+        if broken := broken_character(text):
+            raise lm15.InvalidRequestError(f"{text!r:.60} {broken}")
     asked = {
         "top_p": config.top_p,
-        "top_k": config.top_k,
-        "seed": config.seed,
+        "top_k": config.top_k and min(config.top_k, VOCABULARY),
+        "seed": config.seed and config.seed % 2**32,
         "frequency_penalty": config.frequency_penalty,
         "presence_penalty": config.presence_penalty,
-        "max_tokens": config.max_tokens,
+        "max_tokens": config.max_tokens and min(config.max_tokens, context_length + 256),
     }
     return {
         "prompt": prompt,
@@ -155,7 +178,11 @@ def _body(config: lm15.Config, prompt: str, stop: str) -> dict[str, Any]:
 
 def _error(error: dict[str, Any]) -> lm15.LM15Error:
     if error.get("type") == "exceed_context_size_error":
-        return lm15.ContextLengthError(
-            f"{error['message']}: shorten the prompt or give embedded_lm(context_length=...)"
-        )
+        return _too_long(error["message"])
     return lm15.InvalidRequestError(str(error.get("message", error)))
+
+
+def _too_long(what: str) -> lm15.ContextLengthError:
+    return lm15.ContextLengthError(
+        f"{what}: shorten the prompt or give embedded_lm(context_length=...)"
+    )

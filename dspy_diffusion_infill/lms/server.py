@@ -7,6 +7,10 @@ on what else is being answered.
 
 A server keeps the last prompt's keys and values and computes only what differs from it. The kernels
 are such that this gives the same numbers to the bit, however a prompt is cut into batches.
+
+Requests are function calls: nothing here speaks HTTP. xllamacpp starts a listener all the same. It
+is put on a socket file in a private folder, which is removed once the server runs, so that no
+process, browser or other machine can reach it.
 """
 
 import atexit
@@ -14,7 +18,9 @@ import importlib.util
 import os
 import queue
 import secrets
+import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,6 +138,17 @@ def _start(context_length: int) -> Any:
     params.verbosity = -1  # not a line on stderr
     params.warmup = params.ui = params.endpoint_slots = params.fit_params = False
     params.cache_ram_mib = 0
-    # xllamacpp also listens on a loopback port; nobody knows this key.
-    params.api_keys = [secrets.token_hex()]
-    return xllamacpp.Server(params)  # pyright: ignore[reportAttributeAccessIssue]
+    params.api_keys = [secrets.token_hex()]  # of the listener; nobody knows this key
+    with tempfile.TemporaryDirectory() as folder:
+        params.hostnames = [_listener(folder)]
+        return xllamacpp.Server(params)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _listener(folder: str) -> str:
+    """A socket file in ``folder``; loopback, where the key alone protects it, if there is none.
+
+    Windows has none, and no system has one with a path of more than about 100 bytes.
+    """
+    path = os.path.join(folder, "http.sock")
+    has_socket_files = hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= 100
+    return path if has_socket_files else "127.0.0.1"

@@ -301,8 +301,10 @@ class Search:
             with self.validator.budget.batch("likelihoods"):
                 scored = self.plan.guide.log_likelihoods(target.slot, list(new.values()))
             for key, log_likelihoods in zip(new, scored, strict=True):
-                self.journal.put(key, list(log_likelihoods), about="likelihood")
-        return [tuple(self.journal.get(key) or ()) for key in keys]
+                plain = [None if math.isinf(one) else one for one in log_likelihoods]
+                self.journal.put(key, plain, about="likelihood")
+        known = [self.journal.get(key) or () for key in keys]
+        return [tuple(-math.inf if one is None else one for one in own) for own in known]
 
     def _has(self, key: str) -> bool:
         return self.journal.get(key) is not None

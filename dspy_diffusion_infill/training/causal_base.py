@@ -4,12 +4,9 @@ import torch
 from transformers import PreTrainedModel
 
 from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
-from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import (
-    CAUSAL_CLASSES,
-    SETTINGS_FILE,
-    Settings,
-)
-from dspy_diffusion_infill.denoisers.checkpoints.published import read_config
+from dspy_diffusion_infill.denoisers.checkpoints.causal import CAUSAL_CLASSES, load_causal
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, Settings
+from dspy_diffusion_infill.denoisers.checkpoints.reading import read_config
 
 
 def load_causal_base(denoiser: str) -> PreTrainedModel:
@@ -32,4 +29,4 @@ def load_causal_base(denoiser: str) -> PreTrainedModel:
     if model_type not in CAUSAL_CLASSES:
         raise ValueError(f"the base of {denoiser} has model_type={model_type!r}: no causal LM")
     hub.fetch_weights(source)
-    return CAUSAL_CLASSES[model_type].from_pretrained(source.folder, local_files_only=True).eval()
+    return load_causal(source.folder).eval()

@@ -24,14 +24,11 @@ from transformers import PreTrainedModel, set_seed
 
 from dspy_diffusion_infill.denoisers import load_denoiser
 from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
+from dspy_diffusion_infill.denoisers.checkpoints.adapter import ADAPTER_WEIGHTS
+from dspy_diffusion_infill.denoisers.checkpoints.causal import CAUSAL_CLASSES, load_causal
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
-from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import (
-    ADAPTER_WEIGHTS,
-    CAUSAL_CLASSES,
-    SETTINGS_FILE,
-    Settings,
-)
-from dspy_diffusion_infill.denoisers.checkpoints.published import read_config
+from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, Settings
+from dspy_diffusion_infill.denoisers.checkpoints.reading import read_config
 from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import load_tokenizer
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import (
@@ -228,7 +225,7 @@ def _base_with_mask_token(options: ModelOptions, output: Path) -> str:
                 f"{options.base} has model_type={model_type!r}; adapt takes a causal LM of type "
                 f"{', '.join(CAUSAL_CLASSES)}"
             )
-        model = CAUSAL_CLASSES[model_type].from_pretrained(source.folder, local_files_only=True)
+        model = load_causal(source.folder)
         tokenizer.add_special_tokens({"mask_token": adapt.mask_token})
         model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
         unfinished = copy.with_suffix(".unfinished")  # what a kill leaves is never taken for whole

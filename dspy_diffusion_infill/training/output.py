@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import ADAPTER_WEIGHTS
+from dspy_diffusion_infill.denoisers.checkpoints.adapter import ADAPTER_WEIGHTS
 from dspy_diffusion_infill.denoisers.checkpoints.published import save_published
 from dspy_diffusion_infill.training.callbacks import Figures
 from dspy_diffusion_infill.training.model import Trainable, output_settings

@@ -10,11 +10,8 @@ from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.hub import CheckpointFiles
 from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, open_adapted
 from dspy_diffusion_infill.denoisers.checkpoints.placement import Options
-from dspy_diffusion_infill.denoisers.checkpoints.published import (
-    FAMILIES,
-    open_published,
-    read_config,
-)
+from dspy_diffusion_infill.denoisers.checkpoints.published import FAMILIES, open_published
+from dspy_diffusion_infill.denoisers.checkpoints.reading import read_config
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import NotMaskedDiffusionError
 

@@ -6,49 +6,39 @@ published masked diffusion LM.
 """
 
 import json
-import warnings
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import torch
-from peft import PeftModel
-from transformers import (
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
+from dspy_diffusion_infill.denoisers.checkpoints.adapter import merge_adapter
+from dspy_diffusion_infill.denoisers.checkpoints.causal import CAUSAL_CLASSES, causal_config
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.placement import Options, has_fast_bfloat16
 from dspy_diffusion_infill.denoisers.checkpoints.published import (
     FAMILIES,
     load_weights,
     open_published,
-    read_config,
 )
-from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import load_tokenizer
+from dspy_diffusion_infill.denoisers.checkpoints.reading import read_config, read_object
+from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import check_mask_id, load_tokenizer
 from dspy_diffusion_infill.denoisers.protocol import Algorithm
 from dspy_diffusion_infill.errors import (
     DenoiserError,
     MissingMaskTokenError,
     NotMaskedDiffusionError,
 )
+from dspy_diffusion_infill.yaml_settings import STRICT, Bool, Float, Int, validated
 
 SETTINGS_FILE = "masked_diffusion.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CAUSAL_CLASSES: dict[str, type[PreTrainedModel]] = {
-    "llama": LlamaForCausalLM,
-    "qwen2": Qwen2ForCausalLM,
-    "qwen3": Qwen3ForCausalLM,
-}
-"""Causal LMs whose native class drops its causal mask when ``config.is_causal`` is False."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Settings:
     """What ``masked_diffusion.json`` holds.
 
@@ -71,31 +61,31 @@ class Settings:
     base: str | None = None
     revision: str | None = None
     mask_token: str | None = None
-    shift: bool | None = None
+    shift: Bool | None = None
     chat_template: str | None = None
-    context_length: int | None = None
+    context_length: Annotated[Int, Field(ge=1)] | None = None
     algorithm: Algorithm | None = None
-    temperature: float | None = None
-    block_length: int | None = None
+    temperature: Annotated[Float, Field(ge=0)] | None = None
+    block_length: Annotated[Int, Field(ge=1)] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Settings":
         """Reads the folder's file.
 
         Raises:
-            DenoiserError: it is no JSON object of the known keys.
+            DenoiserError: it is no JSON object of the known keys, or a value is of another type
+                or range.
         """
         path = folder / SETTINGS_FILE
-        known = {field.name for field in fields(cls)}
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DenoiserError(f"{path} is not JSON: {error}") from error
-        if not isinstance(values, dict) or not values.keys() <= known:
+        values, known = read_object(path), {field.name for field in fields(cls)}
+        if not values.keys() <= known:
             raise DenoiserError(
                 f"{path} must be a JSON object with keys among {', '.join(sorted(known))}"
             )
-        return cls(**values)
+        try:
+            return validated(cls, values, str(path))
+        except ValueError as error:
+            raise DenoiserError(str(error)) from None
 
     def write(self, folder: Path) -> None:
         """Writes the file into ``folder``, without what is None."""
@@ -138,7 +128,7 @@ def _on_smollm2(folder: Path, settings: Settings, options: Options) -> Checkpoin
     placement = options.place(cpu_dtype=torch.bfloat16 if has_fast_bfloat16() else torch.float32)
     model, tokenizer = smollm2.load_base(torch.float32)
     device = "cuda" if isinstance(placement.device_map, str) else placement.device_map[""]
-    merged = _merge_adapter(model, folder)
+    merged = merge_adapter(model, folder)
     cast(torch.nn.Module, merged).to(device=device, dtype=placement.dtype)  # in place
     return _from_causal(merged, tokenizer, settings, folder)
 
@@ -154,17 +144,14 @@ def _on_folder(folder: Path, settings: Settings, options: Options) -> Checkpoint
     model_type = read_config(base).get("model_type")
     if model_type in FAMILIES:
         checkpoint = open_published(base, FAMILIES[model_type], options.place())
-        return replace(checkpoint, model=_merge_adapter(checkpoint.model, folder))
+        return replace(checkpoint, model=merge_adapter(checkpoint.model, folder))
     if model_type not in CAUSAL_CLASSES:
         raise NotMaskedDiffusionError(
             f"the base {base} has model_type={model_type!r}; an adapter can be on "
             f"{', '.join([*FAMILIES, *CAUSAL_CLASSES])}"
         )
-    model_class = CAUSAL_CLASSES[model_type]
-    assert model_class.config_class is not None
-    config = model_class.config_class.from_pretrained(base, local_files_only=True)
-    model = load_weights(base, model_class, config, options.place(), {})
-    return _from_causal(_merge_adapter(model, folder), load_tokenizer(base), settings, folder)
+    model = load_weights(base, CAUSAL_CLASSES[model_type], causal_config(base), options.place(), {})
+    return _from_causal(merge_adapter(model, folder), load_tokenizer(base), settings, folder)
 
 
 def _from_causal(
@@ -182,26 +169,14 @@ def _from_causal(
         raise MissingMaskTokenError(
             f"{folder} names no mask token: set mask_token in its {SETTINGS_FILE}"
         )
+    mask_id = tokenizer.get_vocab()[named]
+    check_mask_id(mask_id, model.config.vocab_size, folder)
     return Checkpoint(
         model=model.eval(),
         tokenizer=tokenizer,
-        mask_id=tokenizer.get_vocab()[named],
+        mask_id=mask_id,
         shift=True,
         context_length=model.config.max_position_embeddings,
         algorithm="low_confidence",
         temperature=0.8,
     )
-
-
-def _merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The model with the folder's LoRA in its weights, so that it costs nothing at run time."""
-    if not (folder / "adapter_config.json").is_file():
-        return model
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise DenoiserError(
-            f"{folder} has an adapter_config.json but no {ADAPTER_WEIGHTS} beside it"
-        )
-    with warnings.catch_warnings():
-        # peft asks transformers for a name that transformers has deprecated.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -25,28 +24,20 @@ from dspy_diffusion_infill.denoisers.checkpoints.placement import (
     silent_progress,
     silent_warnings,
 )
-from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import find_mask_id, load_tokenizer
+from dspy_diffusion_infill.denoisers.checkpoints.reading import (
+    WEIGHT_FILES,
+    check_index,
+    check_sizes,
+    read_config,
+)
+from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import (
+    check_mask_id,
+    find_mask_id,
+    load_tokenizer,
+)
 from dspy_diffusion_infill.errors import DenoiserError, DenoiserMemoryError
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLADA, DREAM)}
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's ``config.json``.
-
-    Raises:
-        DenoiserError: there is none, or it is not JSON.
-    """
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DenoiserError(
-            f"{folder} holds no config.json: a checkpoint's folder has config.json, *.safetensors "
-            f"and tokenizer.json"
-        ) from None
-    except ValueError as error:
-        raise DenoiserError(f"{folder / 'config.json'} is not JSON: {error}") from error
 
 
 def open_published(folder: Path, family: Family, placement: Placement) -> Checkpoint:
@@ -56,15 +47,22 @@ def open_published(folder: Path, family: Family, placement: Placement) -> Checkp
         DenoiserError: there are no weights, or they do not fit the config.
         MissingMaskTokenError: no mask token is named.
     """
-    published = read_config(folder)
+    published, where = read_config(folder), folder / "config.json"
     try:
         config = family.native_config(published)
+    except DenoiserError:
+        raise
     except KeyError as error:
-        raise DenoiserError(f"{folder / 'config.json'} has no {error}") from error
+        raise DenoiserError(f"{where} has no {error}") from error
+    except Exception as error:  # the validators of transformers raise classes of their own
+        raise DenoiserError(
+            f"{folder / 'config.json'} is no {family.model_type}: {error}"
+        ) from error
     config.is_causal = False
     config.published = published  # what save_published writes again
     tokenizer = load_tokenizer(folder)
     mask_id = find_mask_id(tokenizer, published.get("mask_token_id"), folder)
+    check_mask_id(mask_id, config.vocab_size, folder)
     return Checkpoint(
         model=load_weights(folder, family.model_class, config, placement, family.key_mapping()),
         tokenizer=tokenizer,
@@ -89,10 +87,12 @@ def load_weights(
         DenoiserError: there are no weights, or they do not fit the config.
         DenoiserMemoryError: they do not fit the device.
     """
-    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
         raise DenoiserError(
             f"{folder} holds no weights: put the checkpoint's *.safetensors files there"
         )
+    check_index(folder)
+    check_sizes(config, folder)
     try:
         with silent_progress(), silent_warnings():
             loaded = model_class.from_pretrained(
@@ -108,12 +108,12 @@ def load_weights(
                 ignore_mismatched_sizes=True,  # reported below, with their names
             )
     except torch.OutOfMemoryError as error:
-        size = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
+        size = sum(path.stat().st_size for pattern in WEIGHT_FILES for path in folder.glob(pattern))
         raise DenoiserMemoryError(
             f"the weights in {folder}, {size / 2**30:.1f} GiB on disk, do not fit the device: use "
             f"quantization='8bit' or '4bit', or device='balanced' with several GPUs"
         ) from error
-    except (RuntimeError, OSError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged file makes of the loaders; pickles are refused
         raise DenoiserError(f"the weights in {folder} cannot be loaded: {error}") from error
     model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     misfits = {

@@ -16,12 +16,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of ``tokenizer.json``, else (as Dream) of ``vocab.json`` and ``merges.txt``.
 
     Raises:
-        DenoiserError: the folder holds neither.
+        DenoiserError: the folder holds neither, or their content is no tokenizer.
     """
-    if (folder / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise DenoiserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     raise DenoiserError(
         f"{folder} holds no tokenizer: put the checkpoint's tokenizer.json there, "
         f"or its vocab.json and merges.txt"
@@ -41,3 +44,11 @@ def find_mask_id(tokenizer: PreTrainedTokenizerBase, configured: int | None, fol
             f"or mask_token in its tokenizer_config.json"
         )
     return mask_id
+
+
+def check_mask_id(mask_id: int, vocab_size: int, folder: Path) -> None:
+    """Raises DenoiserError unless the model has the mask token."""
+    if type(mask_id) is not int or not 0 <= mask_id < vocab_size:
+        raise DenoiserError(
+            f"the mask token's id in {folder} must be in 0..{vocab_size - 1}, got {mask_id!r:.60}"
+        )
