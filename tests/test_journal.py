@@ -2,13 +2,14 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import threading
 
 import dspy
 import pytest
-from doubles import rule_lm
+from doubles import WordCountScorer, rule_lm
 from filelock import FileLock
 from test_diffusion_infill import TASK, answer_if_told_briefly, compile_with, program
 
@@ -172,3 +173,21 @@ def test_entries_come_back_with_the_last_value_of_a_key(tmp_path):
     journal.put("k", {"n": None}, about="x")
     again = Journal(journal.path, identity={"a": 1})
     assert again.get("k") == {"n": None} and again.values() == [{"n": None}]
+
+
+class TooShort(WordCountScorer):
+    """A scorer under which a text with "care" has no likelihood at all."""
+
+    def log_likelihoods(self, pairs) -> list[float]:
+        prompts = [str(pair.messages) for pair in pairs]
+        plain = super().log_likelihoods(pairs)
+        return [-math.inf if "care" in a else b for a, b in zip(prompts, plain, strict=True)]
+
+
+def test_a_likelihood_that_is_not_finite_comes_back_from_the_journal(tmp_path):
+    options = {"guidance": TooShort(name="too short"), "sweeps": 1, "log_dir": tmp_path}
+    whole = compile_with(**options).detailed_results
+    assert "null" in "".join(lines_of(tmp_path)) and "Infinity" not in "".join(lines_of(tmp_path))
+    lm, engine = rule_lm(answer_if_told_briefly)
+    again = compile_with(lm=lm, **options).detailed_results
+    assert engine.prompts == [] and again.trials == whole.trials
