@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.jsonl import parse_json
+from dspy_diffusion_infill.jsonl import Line, lines_of
 
 
 class Journal:
@@ -47,11 +47,11 @@ class Journal:
         if identity is not None:
             header = json.loads(json.dumps(identity))
             if lines:
-                _check_identity(path, _parsed(path, 1, lines[0], identity=dict)["identity"], header)
+                _check_identity(path, _parsed(lines.pop(0), identity=dict)["identity"], header)
             else:
                 self._append({"identity": header})
-        for number, line in list(enumerate(lines, start=1))[identity is not None :]:
-            entry = _parsed(path, number, line, key=str, value=object)
+        for line in lines:
+            entry = _parsed(line, key=str, value=object)
             self._entries[entry["key"]] = entry["value"]
 
     def get(self, key: str) -> Any | None:
@@ -100,31 +100,31 @@ def _write_all(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _parsed(path: Path, number: int, line: bytes, **types: type) -> dict[str, Any]:
+def _parsed(line: Line, **types: type) -> dict[str, Any]:
     """The entry of a line, which has values of these types."""
     try:
-        value = parse_json(line)
+        value = line.parse()
         entry = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
         for name, kind in types.items():
             if name not in entry or not isinstance(entry[name], kind):
                 raise DataError(f"no entry with {name}")
     except DataError as error:
         raise DataError(
-            f"{path}:{number} is damaged ({error}): delete this line, and what it held is paid for "
+            f"{line.origin} is damaged ({error}): delete this line, and what it held is paid for "
             "again; or delete the file"
         ) from error
     return entry
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def _whole_lines(path: Path) -> list[Line]:
     """The lines of the file; a torn last one is cut off the file too."""
     if not path.exists():
         return []
-    # As bytes: texts may hold other line breaks, and a torn line may end inside a character.
-    *lines, torn = path.read_bytes().split(b"\n")
-    if torn:
-        path.write_bytes(b"".join(line + b"\n" for line in lines))
-    return [line for line in lines if line]
+    lines = list(lines_of(path))
+    if lines and not lines[-1].content.endswith(b"\n"):
+        torn = lines.pop()
+        os.truncate(path, path.stat().st_size - len(torn.content))
+    return lines
 
 
 def _check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -89,6 +89,14 @@ def all_predictors(program: dspy.Module) -> dict[str, dspy.Predict]:
     return found
 
 
+def is_awaitable_only(program: dspy.Module) -> bool:
+    """Whether the program has ``aforward`` and no ``forward``."""
+    forward, aforward = (
+        inspect.getattr_static(program, name, None) for name in ("forward", "aforward")
+    )
+    return forward is None and aforward is not None
+
+
 def output_fields(program: dspy.Module) -> dict[str, FieldInfo]:
     """The output fields of all predictors by name, those of frozen parts too."""
     return {

@@ -7,19 +7,9 @@ import dspy
 import pytest
 from doubles import WordCountScorer
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with
-from test_orders import ADAPTIVE
+from test_orders import ADAPTIVE, ClueAndName
 
 POOL = {**ADAPTIVE, "parents": "pool", "max_metric_calls": 150}
-
-
-class Steps(dspy.Module):
-    def __init__(self):
-        super().__init__()
-        self.clue = dspy.Predict(dspy.Signature("text -> clue", "Find a clue in this text"))
-        self.name = dspy.Predict(dspy.Signature("text, clue -> colour", TASK))
-
-    def forward(self, text):
-        return self.name(text=text, clue=self.clue(text=text).clue)
 
 
 def one_row(prompt: str) -> str:
@@ -30,7 +20,7 @@ def one_row(prompt: str) -> str:
 
 
 def steps_under_guidance(**options):
-    student, guidance = Steps(), WordCountScorer()
+    student, guidance = ClueAndName(), WordCountScorer()
     options = {**POOL, "guidance": guidance, **options}
     return compile_with(answer_if_told_briefly, student=student, **options)
 

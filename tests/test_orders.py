@@ -16,6 +16,16 @@ from dspy_diffusion_infill.template_adapter import TemplateAdapter
 ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
 
 
+class ClueAndName(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.clue = dspy.Predict(dspy.Signature("text -> clue", "Find a clue in this text"))
+        self.name = dspy.Predict(dspy.Signature("text, clue -> colour", TASK))
+
+    def forward(self, text):
+        return self.name(text=text, clue=self.clue(text=text).clue)
+
+
 def never_right(prompt: str) -> str:
     return "no idea"
 
@@ -121,16 +131,7 @@ def test_marks_alone_are_filled_and_what_stands_around_them_stays():
 
 
 def test_all_predictors_are_searched():
-    class Steps(dspy.Module):
-        def __init__(self):
-            super().__init__()
-            self.clue = dspy.Predict(dspy.Signature("text -> clue", "Find a clue in this text"))
-            self.name = dspy.Predict(dspy.Signature("text, clue -> colour", TASK))
-
-        def forward(self, text):
-            return self.name(text=text, clue=self.clue(text=text).clue)
-
-    results = compile_with(student=Steps(), **ADAPTIVE, max_metric_calls=150).detailed_results
+    results = compile_with(student=ClueAndName(), **ADAPTIVE, max_metric_calls=150).detailed_results
     assert {trial.predictor for trial in results.trials} == {"clue", "name"}
     assert results.score_after > results.score_before
 

@@ -23,9 +23,7 @@ _HEATS = (None, 1.0, 1.2, 1.4)  # temperatures after so many rounds that kept no
 _BARREN_ROUNDS = 3  # rounds over everything without one new proposal, after which there are no more
 _MOST_WAITING = 64  # candidates of a predictor that wait for a trial
 _MOST_MERGED = 8  # of those that wait, after an edit was kept
-_POOL_SHARE = (
-    0.5  # of the moves after the first round, those that change another program of the pool
-)
+_POOL_SHARE = 0.5  # of the moves after the first round: those that change another program
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.programs import copy_program
+from dspy_diffusion_infill.programs import copy_program, is_awaitable_only
 
 
 def compile_awaitable(
@@ -25,8 +25,3 @@ def compile_awaitable(
     for program in (result, *(row["program"] for row in vars(result)["candidate_programs"])):
         vars(program).pop("forward", None)  # what syncify has added
     return result
-
-
-def is_awaitable_only(program: dspy.Module) -> bool:
-    """Whether the program has ``aforward`` and no ``forward``."""
-    return not hasattr(program, "forward") and hasattr(program, "aforward")

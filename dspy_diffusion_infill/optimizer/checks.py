@@ -15,7 +15,7 @@ from dspy_diffusion_infill.optimizer.guidance import Guidance
 from dspy_diffusion_infill.optimizer.options import CHOICES, RUNS_PER_ROW, Auto
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
-from dspy_diffusion_infill.programs import signature_of
+from dspy_diffusion_infill.programs import is_awaitable_only, signature_of
 from dspy_diffusion_infill.value_checks import check_whole
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
 
@@ -42,14 +42,12 @@ def check_student(student: Any, *, has_lm: bool = False) -> None:
 
 def check_can_be_called(program: dspy.Module, *, name: str) -> None:
     """Raises TypeError if the program can only be awaited."""
-    forward = inspect.getattr_static(program, "forward", None)
-    has_aforward = inspect.getattr_static(program, "aforward", None) is not None
-    if inspect.iscoroutinefunction(forward):
+    if inspect.iscoroutinefunction(inspect.getattr_static(program, "forward", None)):
         raise TypeError(
             f"{name} {type(program).__name__} has an async forward, which cannot be called: name "
             "it aforward, and hand in dspy.syncify(program)"
         )
-    if forward is None and has_aforward:
+    if is_awaitable_only(program):
         raise TypeError(
             f"{name} {type(program).__name__} has aforward and no forward, so that it can only be "
             "awaited: hand in dspy.syncify(program)"

@@ -13,7 +13,7 @@ from dspy.signatures.signature import make_signature
 
 from dspy_diffusion_infill.contexts import WorkedExample
 from dspy_diffusion_infill.labels import label_texts
-from dspy_diffusion_infill.optimizer.traces import worked_example
+from dspy_diffusion_infill.optimizer.traces import draw_weight, worked_example
 
 Record = Mapping[str, Any]
 Weighted = tuple[WorkedExample, float]
@@ -56,7 +56,7 @@ def reflected_examples(
         if (number := _row_of(record, rows)) is not None:
             scored[number] = _share_right(record, rows[number])
     found = [
-        (example, 1.25 - scored.get(number, _UNSEEN))
+        (example, draw_weight(scored.get(number, _UNSEEN)))
         for number, row in enumerate(rows)
         if (example := worked_example(signature, row)) is not None
     ]

@@ -24,6 +24,7 @@ from dspy_diffusion_infill.optimizer.pool import Member, Pool
 from dspy_diffusion_infill.optimizer.racing import Race, RowHistory
 from dspy_diffusion_infill.optimizer.results import EndReason, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
+from dspy_diffusion_infill.optimizer.traces import draw_weight
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.programs import with_instructions
 from dspy_diffusion_infill.runs import Evaluation
@@ -172,8 +173,10 @@ class Search:
         """
         best = self.instructions()
         texts = merged_texts(base, one, best)
-        changed = [name for name, text in best.items() if texts and texts[name] != text]
-        if texts is None or any(self.targets[name].marked for name in changed):
+        if texts is None:
+            return None
+        changed = [name for name, text in best.items() if texts[name] != text]
+        if any(self.targets[name].marked for name in changed):
             return None
         made: list[Proposal] = []
         for name in changed:
@@ -290,7 +293,9 @@ class Search:
         if plan.options.examples == "random" or plan.valset is not plan.trainset:
             return None
         rates = self.history.rates()
-        return [1.0 if one.row is None else 1.25 - rates[one.row] for one in target.slot.examples]
+        return [
+            1.0 if one.row is None else draw_weight(rates[one.row]) for one in target.slot.examples
+        ]
 
     def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[LogLikelihoods]:
         """Of the gold responses under each text; from the journal where it has them."""

@@ -63,6 +63,14 @@ def work_examples(
     return worked
 
 
+def draw_weight(share_right: float) -> float:
+    """How likely an example is drawn into a context, by how often its row was right, 0 to 1.
+
+    A row that is always wrong is drawn five times as often as one that is always right.
+    """
+    return 1.25 - share_right
+
+
 def names_in_traces(program: dspy.Module) -> dict[int, str]:
     """Predictor names by the ``id`` of the predictor, and of its signature where it alone has it.
 

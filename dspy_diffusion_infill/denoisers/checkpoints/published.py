@@ -55,9 +55,7 @@ def open_published(folder: Path, family: Family, placement: Placement) -> Checkp
     except KeyError as error:
         raise DenoiserError(f"{where} has no {error}") from error
     except Exception as error:  # the validators of transformers raise classes of their own
-        raise DenoiserError(
-            f"{folder / 'config.json'} is no {family.model_type}: {error}"
-        ) from error
+        raise DenoiserError(f"{where} is no {family.model_type}: {error}") from error
     config.is_causal = False
     config.published = published  # what save_published writes again
     tokenizer = load_tokenizer(folder)
