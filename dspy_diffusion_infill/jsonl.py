@@ -79,15 +79,19 @@ def objects_of(path: str | Path) -> Iterator[tuple[Line, dict[str, Any]]]:
         yield line, value
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, allow_nan: bool = True) -> Any:
     """The value of JSON in UTF-8, perhaps behind a byte order mark.
+
+    Args:
+        content: the JSON.
+        allow_nan: whether Python's NaN and Infinity, which are no JSON, are taken.
 
     Raises:
         DataError: as ``Line.parse``.
     """
     try:
         text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=None if allow_nan else _refuse)
     except UnicodeDecodeError as error:
         raise DataError(
             f"invalid UTF-8 at byte {error.start} of the line (0x{error.object[error.start]:02x}); "

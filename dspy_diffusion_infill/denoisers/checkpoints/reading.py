@@ -35,7 +35,7 @@ def read_object(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
     """
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(path.read_bytes(), allow_nan=False)
         json.dumps(content, allow_nan=False)
     except (DataError, ValueError) as error:
         raise DenoiserError(f"{path} is not JSON: {error}") from error
