@@ -51,9 +51,11 @@ def load_base(dtype: torch.dtype) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
     path = find_weights()
     try:
         import gguf
+
+        from dspy_diffusion_infill.denoisers.checkpoints.gguf_file import PlainReader
     except ImportError:
         raise missing("the package gguf") from None
-    reader = gguf.GGUFReader(path)
+    reader = PlainReader(path)
     config = _config(lambda key: reader.fields[key].contents())
     state = {}
     for tensor in reader.tensors:
