@@ -2,15 +2,13 @@
 
 import copy
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import dspy
 from pydantic.fields import FieldInfo
 
-INFILL_MARK = re.compile(r"\[\[infill:(\d+)\]\]")
-"""A place in instructions that is filled in with so many tokens: ``[[infill:16]]``."""
+from dspy_diffusion_infill.marks import read_marks
 
 # What optimizers leave on their results: it would ride along in every copy.
 _RIDERS = (
@@ -144,12 +142,20 @@ def base_of(
     The copy asks ``lm``, or the student's LMs where that is None, and has no marks.
 
     Raises:
-        ValueError: a name is no predictor of the program, or the program has none.
+        ValueError: a name is no predictor of the program, the program has none, or the marks in
+            some instructions are wrong.
     """
     chosen, before = chosen_predictors(student, names), instructions_of(student)
     bound = student if lm is None else bound_to(student, lm)
-    unmarked = {name: INFILL_MARK.sub("", text) for name, text in before.items()}
+    unmarked = {name: _without_marks(name, text) for name, text in before.items()}
     return with_instructions(bound, unmarked), chosen, before
+
+
+def _without_marks(name: str, instructions: str) -> str:
+    try:
+        return read_marks(instructions).text
+    except ValueError as error:
+        raise ValueError(f"the instructions of {name!r}: {error}") from error
 
 
 def chosen_predictors(program: dspy.Module, names: Sequence[str] | None) -> list[str]:

@@ -1,18 +1,22 @@
 """Text that is never masked.
 
-Placeholders, field names, what agent modules generate, and what the user names.
-Everything here works on character spans of the instructions and knows no model.
+Placeholders, field names, what agent modules generate, what looks like structure, and what the user
+names. Everything here works on character spans of the instructions and knows no model.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import dspy
 
 from dspy_diffusion_infill.programs import signature_of
+from dspy_diffusion_infill.structure import Structure, find_structure
 
 Span = tuple[int, int]
 Protect = Sequence[str | re.Pattern[str]]
+Kind = Literal["kept", "named", "agent", "field", "placeholder", "template"] | Structure
 
 PLACEHOLDER = re.compile(r"\{\{?[^{}\n]*\}?\}")
 FIELD_MARKER = re.compile(r"\[\[ ## .*? ## \]\]")
@@ -24,30 +28,90 @@ _AGENT_OPENINGS = {
     "CodeAct": "You are an intelligent agent. For each episode",
     "RLM": "You are tasked with producing the following outputs given the inputs",
 }
+_BLOCKS = ("code", "table")
 
 
-def protected_spans(
-    instructions: str,
-    signature: type[dspy.Signature],
-    *,
-    protect: Protect = (),
-    agent_text: Sequence[str] = (),
-) -> list[Span]:
-    """Returns the character spans that no window may touch, sorted and merged.
+@dataclass(frozen=True, slots=True, order=True)
+class Protected:
+    """A passage that is never masked.
 
-    Args:
-        instructions: the text to be rewritten.
+    Attributes:
+        start: its first character.
+        end: one past its last character.
+        kind: ``kept`` (between ``[[keep]]`` marks), ``named`` (by the user's ``protect``),
+            ``agent``, ``field``, ``placeholder``, ``template`` (the frame around inputs), or a kind
+            of structure: ``code``, ``table``, ``json``, ``tag``, ``url``, ``number``.
+    """
+
+    start: int
+    end: int
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protection:
+    """What is never masked in the instructions of one predictor, however they change.
+
+    Attributes:
         signature: its field names are protected where they stand as whole words.
         protect: the user's strings (every occurrence) and regular expressions (every match).
         agent_text: generated text, from ``generated_text``.
+        kept: what stood between ``[[keep]]`` and ``[[/keep]]``.
+        structure: whether text that looks like structure is protected too.
     """
-    names = "|".join(sorted(map(re.escape, signature.fields), key=len, reverse=True))
-    patterns = [FIELD_MARKER, re.compile(rf"(?<!\w)`?(?:{names})`?(?!\w)")]
-    patterns += [re.compile(re.escape(p)) if isinstance(p, str) else p for p in protect if p]
-    patterns += [re.compile(re.escape(text)) for text in agent_text if text]
-    spans = [match.span() for pattern in patterns for match in pattern.finditer(instructions)]
-    frame = _template_frame(instructions, signature)
-    return merge_spans([*spans, *_brace_spans(instructions), *frame])
+
+    signature: type[dspy.Signature]
+    protect: Protect = ()
+    agent_text: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    structure: bool = True
+
+    def spans(self, text: str) -> list[Span]:
+        """The character spans that no window may touch, sorted and merged."""
+        # With a block goes the white space around it, without which it would be none.
+        return merge_spans(
+            _with_outer_space(text, one) if one.kind in _BLOCKS else (one.start, one.end)
+            for one in self.found(text)
+        )
+
+    def found(self, text: str) -> list[Protected]:
+        """Every protected passage of a text, sorted; passages may overlap."""
+        names = "|".join(sorted(map(re.escape, self.signature.fields), key=len, reverse=True))
+        field = re.compile(rf"(?<!\w)`?(?:{names})`?(?!\w)")
+        spans: dict[Kind, Iterable[Span]] = {
+            "field": [one.span() for one in field.finditer(text)],
+            "placeholder": [
+                *(one.span() for one in FIELD_MARKER.finditer(text)),
+                *_brace_spans(text),
+            ],
+            "template": _template_frame(text, self.signature),
+            "agent": _occurrences(self.agent_text, text),
+            "named": _occurrences(self.protect, text),
+            "kept": _occurrences(self.kept, text),
+        }
+        found = {Protected(*span, kind) for kind, own in spans.items() for span in own}
+        if self.structure:
+            found |= {Protected(start, end, kind) for kind, start, end in find_structure(text)}
+        return sorted(one for one in found if one.end > one.start)
+
+    def allows(self, old: str, pieces: Sequence[tuple[Span, str]]) -> bool:
+        """Whether texts may be put in the place of spans of the old text, from left to right.
+
+        They must overlap no protected passage, and each must be found again in its place: "5 km" is
+        lost in "15 km", and code behind a second fence is none.
+        """
+        new = old
+        for (start, end), text in reversed(pieces):
+            new = new[:start] + text + new[end:]
+        again = set(self.found(new))
+        for one in self.found(old):
+            if any(start < one.end and one.start < end for (start, end), _ in pieces):
+                return False
+            before = [(span, text) for span, text in pieces if span[1] <= one.start]
+            shift = sum(len(text) - (end - start) for (start, end), text in before)
+            if Protected(one.start + shift, one.end + shift, one.kind) not in again:
+                return False
+        return True
 
 
 def generated_text(program: dspy.Module) -> dict[str, list[str]]:
@@ -88,6 +152,21 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
+def _occurrences(parts: Protect, text: str) -> Iterator[Span]:
+    """Every place of each string, overlapping ones too, and of each pattern."""
+    for part in parts:
+        if isinstance(part, re.Pattern):
+            yield from (match.span() for match in part.finditer(text))
+        elif part:
+            places = re.finditer(f"(?={re.escape(part)})", text)
+            yield from ((one.start(), one.start() + len(part)) for one in places)
+
+
+def _with_outer_space(text: str, one: Protected) -> Span:
+    rest = text[one.end :]
+    return len(text[: one.start].rstrip()), one.end + len(rest) - len(rest.lstrip())
+
+
 def _brace_spans(text: str) -> list[Span]:
     """Braces with what they hold, as far as that is in one line; others alone."""
     spans: list[Span] = []
@@ -95,12 +174,12 @@ def _brace_spans(text: str) -> list[Span]:
     for position, character in enumerate(text):
         if character == "{":
             opened.append(position)
-            spans.append((position, position + 1))
         elif character == "}":
-            spans.append((position, position + 1))
-            if opened and "\n" not in text[(start := opened.pop()) : position]:
-                spans.append((start, position + 1))
-    return spans
+            start = opened.pop() if opened else position
+            is_in_line = "\n" not in text[start:position]
+            spans += [(start if is_in_line else position, position + 1)]
+            spans += [] if is_in_line else [(start, start + 1)]
+    return [*spans, *((position, position + 1) for position in opened)]
 
 
 def _template_frame(instructions: str, signature: type[dspy.Signature]) -> list[Span]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dspy_diffusion_infill.programs import INFILL_MARK
+from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.protection import Span, merge_spans
 from dspy_diffusion_infill.value_checks import check_whole
 
@@ -153,21 +153,17 @@ class Prefix:
 
 
 def take_marks(instructions: str) -> tuple[str, Window | None]:
-    """Takes ``[[infill:n]]`` marks out of a text.
+    """Takes the marks out of a text.
 
-    Returns the text without marks and the window of their places, or None where there are none.
+    Returns the text without marks and the window of the places of ``[[infill:n]]``, or None where
+    there are none.
 
     Raises:
-        ValueError: a mark asks for no token.
+        ValueError: as ``read_marks``.
     """
-    pieces, text, position = list[Piece](), "", 0
-    for match in INFILL_MARK.finditer(instructions):
-        if int(match[1]) < 1:
-            raise ValueError(f"{match[0]} must ask for at least 1 token, as in [[infill:16]]")
-        text += instructions[position : match.start()]
-        pieces.append(Piece(len(text), len(text), int(match[1])))
-        position = match.end()
-    return text + instructions[position:], Window(tuple(pieces)) if pieces else None
+    marked = read_marks(instructions)
+    pieces = tuple(Piece(place, place, num_masks) for place, num_masks in marked.places)
+    return marked.text, Window(pieces) if pieces else None
 
 
 def free_runs(text: str, offsets: Sequence[Span], protected: Sequence[Span]) -> list[list[Span]]:

@@ -38,6 +38,12 @@ def folded(text: str) -> str:
     return " ".join(words_of(text)) if WORD.search(text) else text.strip()
 
 
+def squashed(text: str) -> tuple[str, tuple[int, ...]]:
+    """Letters and digits in lower case, and the place that each has in the text."""
+    found = [(low, place) for place, c in enumerate(text) if c.isalnum() for low in c.lower()]
+    return "".join(low for low, _ in found), tuple(place for _, place in found)
+
+
 def phrases_of(text: str) -> set[tuple[str, ...]]:
     """Every four words in a row, or as many as are as long: two characters count as a word."""
     words = words_of(text)

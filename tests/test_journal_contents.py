@@ -12,7 +12,7 @@ from small_experiment import run_small, write_summeval
 from test_diffusion_infill import ROWS, answer_if_told_briefly, program
 
 from dspy_diffusion_infill.contexts import WorkedExample
-from dspy_diffusion_infill.infiller.proposals import copies_example
+from dspy_diffusion_infill.infiller.leaks import LeakGuard
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -113,4 +113,5 @@ def test_a_warning_quotes_at_most_120_characters_of_an_error(caplog):
 def test_literal_copies_of_texts_are_dropped_and_no_more(inserted, is_dropped):
     values = {"text": "Yesterday the soup was cold again", "words": ["alpha beta gamma delta"]}
     examples = [WorkedExample(values, {"answer": "Bordeaux"})]
-    assert copies_example(inserted, "Answer the question", examples, labels=()) == is_dropped
+    found = LeakGuard(tuple(examples)).find(inserted, "Answer the question")
+    assert (found is not None) == is_dropped

@@ -1,13 +1,16 @@
+import dspy
 import pytest
 
 from dspy_diffusion_infill.contexts import WorkedExample
+from dspy_diffusion_infill.infiller.bounds import Bounds
 from dspy_diffusion_infill.infiller.proposals import (
     Proposal,
     ProposalFilter,
+    Rules,
     adds_some_labels,
-    copies_example,
     is_degenerate,
 )
+from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.windows import Piece, Window
 
 OLD = "Decide how the writer feels about it."
@@ -25,7 +28,7 @@ EXAMPLES = tuple(
 def reason(fill: str) -> str | None:
     window = Window((Piece(6, 21, 4),))
     proposal = Proposal("p", window, (fill,), window.splice(OLD, [fill]), 0.5)
-    return ProposalFilter.over(EXAMPLES).reason_against(proposal, OLD)
+    return ProposalFilter.over(EXAMPLES, OLD).reason_against(proposal, OLD)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_short_values_of_examples_are_not_to_be_copied():
     examples = (WorkedExample({"word": "giraffe"}, {"plural": "giraffes"}),)
     window = Window((Piece(0, 0, 2),))
     proposal = Proposal("p", window, ("For giraffe, ",), "For giraffe, write the plural.", 0.5)
-    kept = ProposalFilter.over(examples)
+    kept = ProposalFilter.over(examples, "write the plural.")
     assert kept.reason_against(proposal, "write the plural.") == "copies_example"
 
 
@@ -64,14 +67,14 @@ def test_a_rubric_of_decimals_does_not_stutter():
     window = Window((Piece(9, 13, 4), Piece(23, 28, 4)))
     for fills, expected in ((("1.2", "2.5"), None), (("2", "2"), "degenerate")):
         proposal = Proposal("p", window, fills, window.splice(old, fills), 0.5)
-        assert ProposalFilter.over(EXAMPLES).reason_against(proposal, old) == expected
+        assert ProposalFilter.over(EXAMPLES, OLD).reason_against(proposal, old) == expected
 
 
 def test_a_proposal_is_let_through_once_and_every_drop_is_counted():
     window = Window((Piece(6, 21, 4),))
     fills = [" what the author", " what the author", " negative"]
     proposals = [Proposal("p", window, (f,), window.splice(OLD, [f]), 0.5) for f in fills]
-    keeper = ProposalFilter.over(EXAMPLES)
+    keeper = ProposalFilter.over(EXAMPLES, OLD)
     assert [p.fills for p in keeper.keep(proposals, OLD)] == [(" what the author",)]
     assert keeper.counts == {"proposed": 3, "duplicate": 1, "partial_labels": 1}
 
@@ -87,32 +90,6 @@ def test_labels_of_one_field_may_come_without_those_of_another():
     labels = (("bad", "good"), ("de", "en"))
     assert not adds_some_labels("is it good or bad?", "judge it", labels)
     assert adds_some_labels("is it good or bad, in en", "judge it", labels)
-
-
-def test_words_that_the_old_text_already_took_from_an_example_may_stay():
-    rows = [WorkedExample({"text": "the staff were so kind to us"}, {"label": "positive"})]
-    assert copies_example("say the staff were so kind", "judge it", rows, ())
-    assert not copies_example("the staff were so kind", "the staff were so kind, or?", rows, ())
-
-
-def test_copies_inside_of_lists_and_models_are_copies():
-    nested = [WorkedExample({"pages": [{"text": "the old mill by the river"}]}, {"answer": "x"})]
-    assert copies_example("see the old mill by", "", nested, ())
-    assert not copies_example("see the new mill by", "", nested, ())
-
-
-@pytest.mark.parametrize(
-    ("value", "copy", "other"),
-    [
-        ("今天的天气真是非常好", "请看今天的天气真是非常", "请看明天的天气"),
-        ("この映画はとても面白かった", "「この映画はとても面白", "この本は"),
-        ("இந்த படம் மிகவும் நன்றாக இருந்தது", "சொல் இந்த படம் மிகவும் நன்றாக", "இந்த படம் நன்று"),
-    ],
-)
-def test_copies_are_found_in_any_script(value, copy, other):
-    examples = [WorkedExample({"text": value}, {"label": "x"})]
-    assert copies_example(copy, "", examples, ())
-    assert not copies_example(other, "", examples, ())
 
 
 @pytest.mark.parametrize(
@@ -141,4 +118,36 @@ def test_a_proposal_that_would_lose_the_indentation_of_its_lines_is_dropped():
     window = Window((Piece(8, 13, 1),))
     proposal = Proposal("p", window, (" well",), window.splice(old, [" well"]), 0.5)
     assert proposal.instructions == "Sort it. well\n    - fruit\n    - tools"
-    assert ProposalFilter.over(()).reason_against(proposal, old) == "degenerate"
+    assert ProposalFilter.over((), old).reason_against(proposal, old) == "degenerate"
+
+
+PROTECTION = Protection(signature=dspy.Signature("review -> label"))
+WALK = "Decide how the writer feels, 5 km."
+
+
+@pytest.mark.parametrize(
+    ("rules", "fill", "expected"),
+    [
+        (Rules(), " a long and dull affair", "copies_example"),
+        (Rules(leaks="show"), " a long and dull affair", None),
+        (Rules(leaks="off"), " a long and dull affair", None),
+        (Rules(), " [[keep]]what", "new_placeholder"),
+        (Rules(bounds=Bounds(max_edit_fraction=0.3)), " what she or he", "edited_too_much"),
+        (Rules(bounds=Bounds(max_growth=1)), " what in fact the author", "grew_too_much"),
+        (Rules(bounds=Bounds(max_instruction_tokens=7)), " what in fact she", "too_long"),
+        (Rules(protection=PROTECTION), " what the author feels, 7", "touches_protected"),
+    ],
+)
+def test_what_the_rules_forbid_is_named(rules, fill, expected):
+    end = WALK.index("5 km" if "7" in fill else " feels")
+    window = Window((Piece(6, end, 4),))
+    proposal = Proposal("p", window, (fill,), window.splice(WALK, [fill]), 0.5)
+    assert ProposalFilter.over(EXAMPLES, WALK, rules).reason_against(proposal, WALK) == expected
+
+
+def test_a_merge_that_would_move_protected_text_is_dropped():
+    old = "Say 5 km at once"
+    window = Window((Piece(3, 8, 0),))
+    proposal = Proposal("p", window, (" it and 5 km",), "Say it and 5 km at once", 1.0)
+    kept = ProposalFilter.over((), old, Rules(protection=PROTECTION))
+    assert kept.reason_against(proposal, old) == "touches_protected"

@@ -2,8 +2,11 @@ import re
 
 import dspy
 import pytest
+from edit_cases import cases, lost_after_edits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dspy_diffusion_infill.protection import generated_text, merge_spans, protected_spans
+from dspy_diffusion_infill.protection import Protection, generated_text, merge_spans
 from dspy_diffusion_infill.windows import free_runs
 
 
@@ -15,7 +18,7 @@ class Judge(dspy.Signature):
 
 
 def free_text(instructions: str, **options) -> str:
-    spans = protected_spans(instructions, Judge, **options)
+    spans = Protection(signature=Judge, **options).spans(instructions)
     kept = [c for k, c in enumerate(instructions) if not any(a <= k < b for a, b in spans)]
     return "".join(kept)
 
@@ -94,7 +97,8 @@ def test_agent_text_leaves_only_the_users_part_free():
     program = dspy.ReAct(dspy.Signature("question -> answer", task), tools=[lookup])
     signature = program.react.signature
     text = signature.instructions
-    spans = protected_spans(text, signature, agent_text=generated_text(program)["react"])
+    agent_text = generated_text(program)["react"]
+    spans = Protection(signature=signature, agent_text=agent_text).spans(text)
     offsets = [m.span() for m in re.finditer(r"\s*\S+", text)]
     runs = free_runs(text, offsets, spans)
     assert "".join(text[a:b] for run in runs for a, b in run).strip() == task
@@ -126,3 +130,55 @@ def test_braces_protect_themselves_and_not_their_line(text, free):
 def test_the_line_of_a_real_placeholder_is_a_templates_frame():
     text = 'Rate it as {"a": 1}.\n\nText: {essay} and {"b": 2}\nScore:\nBe kind.'
     assert free_text(text) == "Rate it as .\n\n" + "Be kind."
+
+
+# Structure, kept passages, and what edits may do beside them
+
+
+def test_structure_is_protected_with_the_space_around_blocks_unless_switched_off():
+    text = "Walk 5 km.\n\n```\nx\n```\n\nThen <b>rest</b>."
+    assert free_text(text) == "Walk .Then rest."
+    assert free_text(text, structure=False) == text
+
+
+def test_every_occurrence_of_a_kept_passage_is_protected_overlapping_ones_too():
+    assert free_text("x aaa y ab", kept=["aa", "b"]) == "x  y a"
+
+
+def test_each_protected_passage_has_its_kind():
+    protection = Protection(signature=Judge, protect=["ACME"], agent_text=["TOOL"], kept=["now"])
+    found = protection.found('TOOL ACME now 5 km {x} score <b> {"a": 1}')
+    assert [one.kind for one in found] == [
+        *("agent", "named", "kept", "number", "placeholder", "field", "tag"),
+        *("json", "placeholder"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "span", "fill", "is_allowed"),
+    [
+        ("run 5 km now", (0, 4), "walk ", True),
+        ("run 5 km now", (0, 4), "walk 1", False),  # 15 km
+        ("run 5 km now", (0, 4), "walk 1.", False),
+        ("run 5 km now", (8, 12), "h", False),  # 5 kmh
+        ("run 5 km now", (6, 12), "m", False),
+        ("a\n```\nx\n```\nb", (0, 1), "```\nc", False),  # x is no code any more
+        ("a\n```\nx\n```\nb", (0, 1), "c", True),
+        ("a\n\n|b|\n|-|\n|c|\n\nd", (16, 17), "e", True),
+        ("a\n\n|b|\n|-|\n|c|\n\nd", (15, 17), "e", False),  # a row of the table
+        ("see www.a.org now", (13, 17), "/b", False),
+        ("an essay on", (3, 8), "text", False),
+        ("an essay on", (0, 2), "the", True),
+        ("an essay on", (8, 11), "s", False),  # essays
+        ("an {x} on", (6, 9), "}", True),
+    ],
+)
+def test_an_edit_leaves_protected_text_what_it_is(old, span, fill, is_allowed):
+    assert Protection(signature=Judge).allows(old, [(span, fill)]) == is_allowed
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.integers(0, 2**31))
+def test_no_edit_ever_touches_protected_text(case, seed):
+    lost, _ = lost_after_edits(case, seed)
+    assert lost == []

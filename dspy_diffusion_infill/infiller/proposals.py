@@ -3,25 +3,37 @@
 import inspect
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dspy_diffusion_infill.contexts import WorkedExample
+from dspy_diffusion_infill.infiller.bounds import NO_BOUNDS, BoundReason, Bounds
+from dspy_diffusion_infill.infiller.leaks import LeakGuard, Leaks, Likeness
 from dspy_diffusion_infill.labels import Labels, find_labels
-from dspy_diffusion_infill.shortening import leaves_of
+from dspy_diffusion_infill.marks import STARTS_A_MARK
+from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.windows import Window
 from dspy_diffusion_infill.words import (
     WORD,
     WORD_OR_DECIMAL,
     folded,
     is_character,
-    phrases_of,
+    words_of,
 )
 
-Reason = Literal[
-    "unchanged", "duplicate", "degenerate", "copies_example", "partial_labels", "new_placeholder"
-]
+Reason = (
+    Literal[
+        "unchanged",
+        "duplicate",
+        "degenerate",
+        "new_placeholder",
+        "touches_protected",
+        "copies_example",
+        "partial_labels",
+    ]
+    | BoundReason
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +55,48 @@ class Proposal:
     confidence: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What edits of a predictor's instructions must keep to, beside being worth a metric call.
+
+    Attributes:
+        protection: what no edit may touch; None where marks say what is filled.
+        bounds: how far the sum of all edits may go.
+        num_tokens: counts the tokens of a text for the bounds; None counts words.
+        leaks: whether copies of examples are refused.
+    """
+
+    protection: Protection | None = None
+    bounds: Bounds = NO_BOUNDS
+    num_tokens: Callable[[str], int] | None = None
+    leaks: Leaks = "refuse"
+
+
 @dataclass(slots=True)
 class ProposalFilter:
     """Drops proposals and counts each reason; keeps those that it has let through.
 
     Attributes:
-        examples: the worked examples whose text no proposal may copy.
-        labels: class labels of each field; a proposal that adds some of one field's but not all of
-            them is dropped.
+        original: the instructions that the search began with.
+        guard: knows the worked examples, whose text no proposal may copy, and their labels; a
+            proposal that adds some of one field's labels but not all of them is dropped.
+        rules: what else is dropped.
         counts: how many proposals were dropped for each reason.
     """
 
-    examples: tuple[WorkedExample, ...]
-    labels: tuple[Labels, ...]
+    original: str
+    guard: LeakGuard
+    rules: Rules
     counts: Counter[str]
     seen: set[tuple[str, str]]
 
     @classmethod
-    def over(cls, examples: Sequence[WorkedExample]) -> "ProposalFilter":
-        """A filter over a predictor's examples that has seen nothing yet."""
+    def over(
+        cls, examples: Sequence[WorkedExample], original: str, rules: Rules = Rules()
+    ) -> "ProposalFilter":
+        """A filter over a predictor's examples and instructions that has seen nothing yet."""
         labels = tuple(find_labels([example.outputs for example in examples]).values())
-        return cls(tuple(examples), labels, Counter(), set())
+        return cls(original, LeakGuard(tuple(examples), labels), rules, Counter(), set())
 
     def keep(self, proposals: Sequence[Proposal], old: str) -> list[Proposal]:
         """Returns the proposals that are worth a metric call, in their order."""
@@ -82,21 +115,34 @@ class ProposalFilter:
         self.seen.discard((proposal.predictor, folded(proposal.instructions)))
 
     def reason_against(self, proposal: Proposal, old: str) -> Reason | None:
-        """Why a proposal is worthless; None where nothing speaks against it."""
+        """Why a proposal is worthless or not allowed; None where nothing speaks against it."""
+        new, rules = proposal.instructions, self.rules
         inserted = " ".join(proposal.fills)
-        if folded(proposal.instructions) == folded(old):
+        if folded(new) == folded(old):
             return "unchanged"
-        if (proposal.predictor, folded(proposal.instructions)) in self.seen:
+        if (proposal.predictor, folded(new)) in self.seen:
             return "duplicate"
-        if is_degenerate(proposal, old) or not keeps_its_lines(proposal.instructions, old):
+        if is_degenerate(proposal, old) or not keeps_its_lines(new, old):
             return "degenerate"
-        if re.search(r"\{[^{}\n]*\}|\[\[ ?##|\[\[infill", inserted):
+        if re.search(r"\{[^{}\n]*\}|\[\[ ?##", inserted) or STARTS_A_MARK.search(inserted):
             return "new_placeholder"
-        if copies_example(inserted, old, self.examples, self.labels):
+        if rules.protection and touches_protected(proposal, old, rules.protection):
+            return "touches_protected"
+        count = rules.num_tokens or _num_words
+        if reason := rules.bounds.reason_against(new, self.original, count):
+            return reason
+        if rules.leaks == "refuse" and self.guard.find(new, self.original):
             return "copies_example"
-        if adds_some_labels(proposal.instructions, old, self.labels):
+        if adds_some_labels(new, old, self.guard.labels):
             return "partial_labels"
         return None
+
+    def likeness(self, proposal: Proposal) -> Likeness | None:
+        """What a proposal copies, where copies are shown, or else the example nearest to it."""
+        if self.rules.leaks == "off":
+            return None
+        copied = self.guard.find(proposal.instructions, self.original)
+        return copied or self.guard.nearest(" ".join(proposal.fills))
 
 
 def is_degenerate(proposal: Proposal, old: str) -> bool:
@@ -121,28 +167,10 @@ def keeps_its_lines(text: str, old: str) -> bool:
     return inspect.cleandoc(text) == text or inspect.cleandoc(old) != old
 
 
-def copies_example(
-    inserted: str, old: str, examples: Sequence[WorkedExample], labels: Sequence[Labels]
-) -> bool:
-    """Whether the inserted text, unlike the old one, holds a value of an example.
-
-    Or four words in a row of one.
-    """
-    known = {folded(label) for group in labels for label in group}
-    new_text, old_text = _padded(inserted), _padded(old)
-    phrases = phrases_of(inserted) - phrases_of(old)
-    for value in (str(v) for example in examples for v in _values(example)):
-        short = folded(value)
-        if (
-            len(short) >= 3
-            and short not in known
-            and f" {short} " in new_text
-            and f" {short} " not in old_text
-        ):
-            return True
-        if phrases & phrases_of(value):
-            return True
-    return False
+def touches_protected(proposal: Proposal, old: str, protection: Protection) -> bool:
+    """Whether a proposal changes protected text, or makes something else of it."""
+    spans = [(piece.start, piece.end) for piece in proposal.window.pieces]
+    return not protection.allows(old, list(zip(spans, proposal.fills, strict=True)))
 
 
 def adds_some_labels(new: str, old: str, labels: Sequence[Labels]) -> bool:
@@ -156,15 +184,8 @@ def adds_some_labels(new: str, old: str, labels: Sequence[Labels]) -> bool:
     return False
 
 
-def _values(example: WorkedExample) -> list[object]:
-    """Every text and number of an example, those inside of lists, dicts and models too."""
-    return [
-        leaf
-        for part in (example.inputs, example.outputs)
-        for value in part.values()
-        for leaf in leaves_of(value)
-        if isinstance(leaf, str | int | float)
-    ]
+def _num_words(text: str) -> int:
+    return len(words_of(text))
 
 
 def _padded(text: str) -> str:

@@ -124,7 +124,7 @@ class Adaptive:
         plan = self.search.plan
         if target.marked is not None:
             return [target.marked] if level == 0 else []
-        text = target.as_text(plan.options.protect, plan.infiller.denoiser)
+        text = target.as_text(plan.infiller.denoiser)
         return list(dict.fromkeys(neighbourhood(text, plan.options.maskings, level)))
 
     def _surprise(self, target: Target, window: Window) -> float:

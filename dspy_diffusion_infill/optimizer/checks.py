@@ -195,12 +195,10 @@ def check_teacher(teacher: Any) -> dspy.Module | None:
     return teacher
 
 
-def check_counts(*, optional: Mapping[str, Any], **counts: int) -> None:
+def check_counts(*, optional: bool = False, **counts: Any) -> None:
     """Raises unless every count is a whole number of at least 1; an optional one may be None."""
     for name, value in counts.items():
-        check_whole(name, value, least=1)
-    for name, value in optional.items():
-        check_whole(name, value, least=1, optional=True)
+        check_whole(name, value, least=1, optional=optional)
 
 
 def check_max_errors(max_errors: Any) -> int | None:

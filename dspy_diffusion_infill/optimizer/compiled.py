@@ -114,6 +114,10 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         lm_tokens=search.validator.budget.lm_tokens,
         lm_cost=search.validator.budget.lm_cost,
         p_value=paired_p(search.best.scores, baseline.scores),
+        protected={
+            name: tuple(target.protection.found(target.text))
+            for name, target in plan.targets(plan.labelled).items()
+        },
     )
 
 

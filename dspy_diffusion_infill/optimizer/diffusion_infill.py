@@ -14,6 +14,8 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
+from dspy_diffusion_infill.infiller.bounds import Bounds
+from dspy_diffusion_infill.infiller.leaks import Leaks
 from dspy_diffusion_infill.optimizer import checks, orders
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.awaitable import compile_awaitable
@@ -82,6 +84,11 @@ class DiffusionInfill(Teleprompter):
         holdout: float = 0.0,
         predictors: Sequence[str] | None = None,
         protect: Protect = (),
+        protect_structure: bool = True,
+        max_edit_fraction: float | None = None,
+        max_instruction_tokens: int | None = None,
+        max_growth: float | None = None,
+        leaks: Leaks = "refuse",
         guidance: Guidance = "auto",
         validation_lm: dspy.BaseLM | None = None,
         num_threads: int | None = None,
@@ -142,8 +149,16 @@ class DiffusionInfill(Teleprompter):
             holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
                 result are scored on it once at the end, within the caps.
             predictors: names of the predictors to optimise; None is all.
-            protect: strings and regular expressions that are never masked, beside placeholders and
-                field names.
+            protect: strings and regular expressions that are never masked, beside placeholders,
+                field names and what stands between ``[[keep]]`` and ``[[/keep]]``.
+            protect_structure: never mask code blocks, tables, JSON, tags, addresses and numbers
+                with units either.
+            max_edit_fraction: most words that may be changed, inserted or deleted by all edits
+                together, as a share of the student's, above 0 and at most 1; None is no bound.
+            max_instruction_tokens: most tokens of a predictor's instructions, by the denoiser.
+            max_growth: the same as a multiple of the student's, at least 1.
+            leaks: ``"refuse"`` drops proposals that copy text of an example; ``"show"`` lets them
+                pass and says so in each kept trial's ``nearest``; ``"off"`` does neither.
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
                 program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
                 used as it is; None is the paper's procedure.
@@ -172,17 +187,11 @@ class DiffusionInfill(Teleprompter):
         self.metric = None if metric is None else checks.check_metric(metric)
         self.denoiser = denoiser
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
+        checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_validated=num_validated)
         checks.check_counts(
-            sweeps=sweeps,
-            num_proposals=num_proposals,
-            num_validated=num_validated,
-            optional=dict(
-                max_metric_calls=max_metric_calls,
-                max_lm_tokens=max_lm_tokens,
-                num_threads=num_threads,
-                patience=patience,
-            ),
+            optional=True, max_metric_calls=max_metric_calls, max_lm_tokens=max_lm_tokens
         )
+        checks.check_counts(optional=True, num_threads=num_threads, patience=patience)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
         self.examples_per_context = examples_per_context
@@ -194,12 +203,17 @@ class DiffusionInfill(Teleprompter):
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
         checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
+        checks.check_choices(leaks=leaks, protect_structure=protect_structure)
         checks.check_order_options(order, parents=parents, patience=patience)
         self.order, self.validation, self.examples = order, validation, examples
         self.parents, self.patience = parents, patience
         self.holdout = checks.check_share("holdout", holdout)
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
+        self.protect_structure, self.leaks = protect_structure, leaks
+        self.max_edit_fraction, self.max_growth = max_edit_fraction, max_growth
+        self.max_instruction_tokens = max_instruction_tokens
+        _ = self.bounds  # out of range is an error here
         self.guidance: Guidance = checks.check_guidance(guidance)
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
@@ -208,6 +222,11 @@ class DiffusionInfill(Teleprompter):
         self.seed = checks.check_seed(seed)
         self.log_dir, self.display_progress = log_dir, display_progress
         self._loaded: tuple[str | None, Denoiser] | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far the sum of all edits may go."""
+        return Bounds(**self._named(Bounds))
 
     def get_params(self) -> dict[str, Any]:
         """A copy of the options, which loggers may change."""

@@ -14,7 +14,8 @@ import dspy
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter
+from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter, Rules
+from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.optimizer import checks
 from dspy_diffusion_infill.optimizer.guidance import Guidance, Guide, scorer_for
 from dspy_diffusion_infill.optimizer.neighbourhoods import NUM_LEVELS, neighbourhood
@@ -26,7 +27,7 @@ from dspy_diffusion_infill.optimizer.reflection import (
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import make_slots
-from dspy_diffusion_infill.protection import Protect, agent_text_in, generated_text
+from dspy_diffusion_infill.protection import Protect, Protection, agent_text_in, generated_text
 from dspy_diffusion_infill.value_checks import check_whole
 from dspy_diffusion_infill.windows import Masking, Window, take_marks
 
@@ -108,6 +109,7 @@ class InfillProposer:
         self._infiller: Infiller | None = None
         self._turns: Counter[tuple[str, str]] = Counter()
         self._proposed: set[tuple[str, str]] = set()
+        self._kept: dict[str, dict[str, None]] = {}
 
     def __call__(
         self,
@@ -142,6 +144,7 @@ class InfillProposer:
         """A proposer with the same past that shares denoiser, scorer, student and rows."""
         copied = copy.copy(self)
         copied._turns, copied._proposed = Counter(self._turns), set(self._proposed)
+        copied._kept = {name: dict(kept) for name, kept in self._kept.items()}
         return copied
 
     def _propose(self, name: str, text: str, records: Sequence[Record]) -> str | None:
@@ -182,6 +185,9 @@ class InfillProposer:
     ) -> tuple[Target, list[float]]:
         """What is masked, and how likely each of its worked examples is drawn."""
         bare, marked = take_marks(text)
+        # Proposals have no marks; what they marked stays protected in the texts that come of them.
+        kept = self._kept.setdefault(name, {})
+        kept.update(dict.fromkeys(read_marks(text).kept))
         if self.student is None:
             signature = signature_of_records(records, self.trainset, bare)
             adapter = dspy.settings.adapter or dspy.ChatAdapter()
@@ -191,9 +197,16 @@ class InfillProposer:
             agent_text = generated_text(self.student).get(name, ())
         found = reflected_examples(slot.signature, self.trainset, records)
         slot = Slot(name, slot.signature, slot.adapter, tuple(one for one, _ in found), slot.demos)
-        proposal_filter = ProposalFilter.over(slot.examples)
+        protection = Protection(
+            signature=slot.signature,
+            protect=self.protect,
+            agent_text=agent_text,
+            kept=tuple(kept),
+        )
+        rules = Rules(protection=None if marked else protection)
+        proposal_filter = ProposalFilter.over(slot.examples, bare, rules)
         proposal_filter.seen = self._proposed
-        target = Target(slot, bare, agent_text, marked, proposal_filter)
+        target = Target(slot, bare, protection, marked, proposal_filter)
         return target, [weight for _, weight in found]
 
     def _windows(self, target: Target, denoiser: Denoiser) -> list[Window]:
@@ -201,7 +214,7 @@ class InfillProposer:
         if target.marked is not None:
             return [target.marked]
         rng = random.Random(f"{self.seed}/{target.name}/{target.text}")
-        text, found = target.as_text(self.protect, denoiser), list[Window]()
+        text, found = target.as_text(denoiser), list[Window]()
         for level in range(NUM_LEVELS):
             windows = neighbourhood(text, self.maskings, level)
             found += rng.sample(windows, len(windows))

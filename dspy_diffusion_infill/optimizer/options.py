@@ -1,11 +1,13 @@
 """How a search scores programs, and how wide and long it is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.identity import describe
+from dspy_diffusion_infill.infiller.bounds import NO_BOUNDS, Bounds
+from dspy_diffusion_infill.infiller.leaks import Leaks
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.budget import Caps
 from dspy_diffusion_infill.optimizer.guidance import Guidance
@@ -23,6 +25,8 @@ CHOICES: Mapping[str, Any] = {
     "validation": Validation,
     "examples": ExampleDraw,
     "parents": Parents,
+    "leaks": Leaks,
+    "protect_structure": Literal[True, False],
 }
 """The options that have a few values each."""
 Auto = Literal["light", "medium", "heavy"]
@@ -41,6 +45,9 @@ class SearchOptions:
         num_proposals: proposals for each window and sweep.
         num_validated: with guidance, how many of them are validated, the likeliest first.
         protect: the user's protected text.
+        protect_structure: whether code, tables, numbers with units and the like are protected.
+        leaks: what becomes of proposals that copy examples.
+        bounds: how far the sum of all edits may go.
         seed: decides every random choice.
         predictors: names of the predictors to optimise; None is all.
         examples_per_context: (fewest, most) worked examples that the denoiser sees.
@@ -73,6 +80,9 @@ class SearchOptions:
     parents: Parents = "best"
     patience: int | None = None
     holdout: float = 0.0
+    protect_structure: bool = True
+    leaks: Leaks = "refuse"
+    bounds: Bounds = NO_BOUNDS
 
     def identity(self) -> list[Any]:
         """What a journal knows the options by.
@@ -82,6 +92,7 @@ class SearchOptions:
         """
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
         plain += [self.order, self.validation, self.examples, self.parents, self.patience]
+        plain += [self.protect_structure, self.leaks, *astuple(self.bounds)]
         return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
 
 

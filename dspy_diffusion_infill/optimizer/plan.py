@@ -18,8 +18,9 @@ from dspy_diffusion_infill.identity import (
     key_of,
 )
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import ProposalFilter
+from dspy_diffusion_infill.infiller.proposals import ProposalFilter, Rules
 from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.budget import Budget
 from dspy_diffusion_infill.optimizer.guidance import Guide
@@ -27,7 +28,7 @@ from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.spending import Spending
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import Worked, make_slots
-from dspy_diffusion_infill.protection import generated_text
+from dspy_diffusion_infill.protection import Protection, generated_text
 from dspy_diffusion_infill.windows import Window, take_marks
 
 JOURNAL_FILE = "journal.jsonl"
@@ -99,14 +100,31 @@ class Plan:
         targets = {}
         for name, slot in make_slots(self.base, worked).items():
             text, marked = take_marks(self.before[name])
-            proposal_filter = ProposalFilter.over(slot.examples)
-            targets[name] = Target(slot, text, agents.get(name, ()), marked, proposal_filter)
+            protection = Protection(
+                signature=slot.signature,
+                protect=self.options.protect,
+                agent_text=agents.get(name, ()),
+                kept=read_marks(self.before[name]).kept,
+                structure=self.options.protect_structure,
+            )
+            rules = Rules(
+                protection=None if marked else protection,
+                bounds=self.options.bounds,
+                num_tokens=self.num_tokens,
+                leaks=self.options.leaks,
+            )
+            proposal_filter = ProposalFilter.over(slot.examples, text, rules)
+            targets[name] = Target(slot, text, protection, marked, proposal_filter)
         return targets
 
     def windows(self, target: Target, sweep: int = 0) -> list[Window]:
         """The windows of a target's current instructions in a sweep."""
         masking = self.options.maskings[sweep % len(self.options.maskings)]
-        return target.windows(masking, self.options.protect, self.infiller.denoiser)
+        return target.windows(masking, self.infiller.denoiser)
+
+    def num_tokens(self, text: str) -> int:
+        """The denoiser's tokens of a text."""
+        return len(self.infiller.denoiser.encode(text).input_ids)
 
     def identity(self) -> dict[str, Any]:
         """What makes two searches the same; a journal of another one is refused.

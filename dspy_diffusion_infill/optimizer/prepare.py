@@ -109,8 +109,12 @@ def _complete(
 
 
 def _check_contexts(plan: Plan) -> None:
-    """Renders every labelled example, and one masked context of each predictor."""
+    """Renders every labelled example, and one masked context of each predictor.
+
+    Raises ValueError where instructions are longer than their bound.
+    """
     for target in plan.targets(plan.labelled).values():
+        plan.options.bounds.check_original(target.name, plan.num_tokens(target.text))
         windows = plan.windows(target)
         if not windows:
             continue

@@ -1,11 +1,13 @@
 """What a search leaves behind: every trial, and the counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import dspy
 
+from dspy_diffusion_infill.infiller.leaks import Likeness
 from dspy_diffusion_infill.optimizer.budget import Cap
+from dspy_diffusion_infill.protection import Protected
 
 Scores = tuple[float, ...]
 EndReason = (
@@ -66,6 +68,10 @@ class Trial:
         log_likelihood_gain: change of the gold responses' mean log-likelihood, nats an example;
             None without guidance.
         accepted: whether the search went on from here.
+        also: changes of further predictors in the same trial.
+        nearest: where the trial was kept, what each change copies from an example, or else the
+            example that is nearest to it; the predictor's own first, then as in ``also``. None
+            where there is no example, or with ``leaks="off"``.
     """
 
     number: int
@@ -84,6 +90,7 @@ class Trial:
     log_likelihood_gain: float | None
     accepted: bool
     also: tuple[Edit, ...] = ()
+    nearest: tuple[Likeness | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,11 @@ class ProposalCounts:
         duplicate: equal to an earlier proposal.
         degenerate: empty, broken characters, only punctuation, repeated tokens.
         new_placeholder: brought a placeholder or a field marker in.
-        copies_example: held a value of an example, or a phrase of one.
+        touches_protected: would have changed protected text, or what it is.
+        edited_too_much: beyond ``max_edit_fraction``.
+        too_long: beyond ``max_instruction_tokens``.
+        grew_too_much: beyond ``max_growth``.
+        copies_example: held a value, phrase, near copy or detail of an example.
         partial_labels: added some of the class labels but not all.
         screened: less likely responses than before; dropped by guidance.
         validated: scored with the metric.
@@ -108,6 +119,10 @@ class ProposalCounts:
     duplicate: int = 0
     degenerate: int = 0
     new_placeholder: int = 0
+    touches_protected: int = 0
+    edited_too_much: int = 0
+    too_long: int = 0
+    grew_too_much: int = 0
     copies_example: int = 0
     partial_labels: int = 0
     screened: int = 0
@@ -146,6 +161,8 @@ class DetailedResults:
         p_value: the chance of such a gain on the valset if the result were no better than the
             student (``acceptance.paired_p``). The search has chosen the best of many trials on
             these rows, so it is too small rather than too large.
+        protected: what of the student's instructions, marks taken out, was never masked, by
+            predictor name.
     """
 
     instructions_before: dict[str, str]
@@ -170,6 +187,9 @@ class DetailedResults:
     lm_tokens: int = 0
     lm_cost: float | None = None
     p_value: float = 1.0
+    protected: dict[str, tuple[Protected, ...]] = field(
+        default_factory=dict[str, tuple[Protected, ...]]
+    )
 
 
 def results_of(program: dspy.Module) -> DetailedResults:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import dspy
 
 from dspy_diffusion_infill.identity import key_of
+from dspy_diffusion_infill.infiller.leaks import Likeness
 from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.merging import merged_texts
@@ -225,6 +226,8 @@ class Search:
         is_whole = len(rows) == len(self.plan.valset)
         accepted = is_whole and self.plan.acceptance.accepts(evaluation, self.best, gain)
         trial = _trial(len(self.trials) + 1, sweep, candidate, evaluation, rows, gain, accepted)
+        if accepted:
+            trial = replace(trial, nearest=self._nearest(candidate))
         self.trials.append(trial)
         self.tried.append(candidate)
         self.history.add(dict(zip(rows, evaluation.scores, strict=True)))
@@ -235,6 +238,12 @@ class Search:
             self.on_best(self)
         self.on_trial(self)
         return trial
+
+    def _nearest(self, candidate: Candidate) -> tuple[Likeness | None, ...]:
+        """Of each proposal, what it has in common with an example."""
+        return tuple(
+            self.targets[one.predictor].filter.likeness(one) for one in candidate.proposals
+        )
 
     def _take(self, candidate: Candidate, evaluation: Evaluation) -> None:
         """Makes a candidate the best program."""

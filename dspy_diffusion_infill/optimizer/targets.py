@@ -1,13 +1,12 @@
 """The predictors under search: what of their instructions is masked, window by window."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter
 from dspy_diffusion_infill.optimizer.neighbourhoods import Text
-from dspy_diffusion_infill.protection import Protect, protected_spans
+from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.windows import Masking, Window
 
 
@@ -18,7 +17,7 @@ class Target:
     Attributes:
         slot: renders its contexts.
         text: the best instructions so far.
-        agent_text: generated text that is protected.
+        protection: what of them is never masked.
         marked: the window of ``[[infill:n]]`` marks, if the instructions had any.
         filter: drops worthless proposals.
         position: where the window that was tried last begins; -1 where the next sweep begins at
@@ -27,7 +26,7 @@ class Target:
 
     slot: Slot
     text: str
-    agent_text: Sequence[str]
+    protection: Protection
     marked: Window | None
     filter: ProposalFilter
     position: int = -1
@@ -37,15 +36,13 @@ class Target:
         """The predictor's name in the program."""
         return self.slot.name
 
-    def windows(self, masking: Masking, protect: Protect, denoiser: Denoiser) -> list[Window]:
+    def windows(self, masking: Masking, denoiser: Denoiser) -> list[Window]:
         """The windows of the current instructions."""
         if self.marked is not None:
             return [self.marked]
-        return self.as_text(protect, denoiser).windows(masking)
+        return self.as_text(denoiser).windows(masking)
 
-    def as_text(self, protect: Protect, denoiser: Denoiser) -> Text:
+    def as_text(self, denoiser: Denoiser) -> Text:
         """The current instructions, with their tokens and protected spans."""
-        spans = protected_spans(
-            self.text, self.slot.signature, protect=protect, agent_text=self.agent_text
-        )
+        spans = self.protection.spans(self.text)
         return Text(self.text, denoiser.encode(self.text).offsets, spans)
