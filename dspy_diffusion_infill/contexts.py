@@ -16,7 +16,7 @@ import dspy
 
 from dspy_diffusion_infill.programs import signature_with
 from dspy_diffusion_infill.shortening import shorter, size_of
-from dspy_diffusion_infill.template_adapter import TemplateAdapter
+from dspy_diffusion_infill.template_adapter import TemplateAdapter, field_lines
 from dspy_diffusion_infill.windows import Window
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
@@ -24,6 +24,7 @@ OPEN, CLOSE = "\ufdd0", "\ufdd1"
 private-use characters find their way from web pages and PDFs, do not hold them."""
 Message = dict[str, str]
 
+_MARKED = re.compile(rf"{OPEN}[^{CLOSE}]*{CLOSE}")
 _SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are shortened
 
 
@@ -56,6 +57,8 @@ class Slot:
         adapter: the program's adapter.
         examples: worked examples with gold or traced responses.
         demos: the predictor's own demos, which its prompts hold too.
+        in_pairs: whether the instructions are stated with the first example alone, before a
+            template's further examples; for ``TemplateAdapter``.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Slot:
     adapter: dspy.Adapter
     examples: tuple[WorkedExample, ...]
     demos: tuple[Mapping[str, Any], ...] = field(default=())
+    in_pairs: bool = False
 
 
 def render_messages(
@@ -70,15 +74,35 @@ def render_messages(
 ) -> list[Message]:
     """The messages that the adapter sends for the last example, and its response.
 
-    The other examples stand before it as demos. The last message is the assistant's: the gold
-    response of the last example.
+    The other examples stand before it as demos, or as turns where the slot is ``in_pairs``. The
+    last message is the assistant's: the gold response of the last example.
     """
+    if slot.in_pairs and len(examples) > 1:
+        return _messages_in_pairs(slot, instructions, examples)
     signature = signature_with(slot.signature, instructions)
     demos = [dict(demo) for demo in slot.demos] + [example.as_demo() for example in examples[:-1]]
     last = examples[-1]
     messages = slot.adapter.format(signature, demos, dict(last.inputs))
     response = render_response(slot, signature, last)
     return [_plain(message) for message in messages] + [{"role": "assistant", "content": response}]
+
+
+def _messages_in_pairs(
+    slot: Slot, instructions: str, examples: Sequence[WorkedExample]
+) -> list[Message]:
+    """The whole template with the first example, and the lines of the fields with the others.
+
+    What is marked stands in the first alone. Each example is a user's and an assistant's turn.
+    """
+    assert isinstance(slot.adapter, TemplateAdapter), "in_pairs is for templates"
+    bare = signature_with(slot.signature, _MARKED.sub("", instructions))
+    shown = signature_with(slot.signature, field_lines(slot.adapter.template(bare).text, bare))
+    messages = render_messages(replace(slot, demos=()), instructions, examples[:1])
+    for example in examples[1:]:
+        prompt = slot.adapter.format(shown, [], dict(example.inputs))[-1]
+        response = render_response(slot, bare, example)
+        messages += [_plain(prompt), {"role": "assistant", "content": response}]
+    return messages
 
 
 def render_response(slot: Slot, signature: type[dspy.Signature], example: WorkedExample) -> str:

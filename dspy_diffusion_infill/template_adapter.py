@@ -52,6 +52,11 @@ class Template:
     body: str
 
     @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return self.head + self.body
+
+    @property
     def ends_with_cue(self) -> bool:
         """Whether an answer goes on in the last line ("Output:")."""
         return re.search(r":\W*$", self.body) is not None
@@ -284,6 +289,22 @@ class TemplateAdapter(Adapter):
         if len(names) == 1:
             return {names[0]: completion.strip()} if completion.strip() else {}
         return _labelled_sections(completion, names)
+
+
+def field_lines(text: str, signature: type[Signature]) -> str:
+    """The lines of a template that show an example and say nothing of the task.
+
+    These are the lines that hold a placeholder, a line that ends with a colon right above them, and
+    the cue at the end ("Score:").
+    """
+    placeholder, lines = _placeholder(signature.input_fields), text.rstrip().splitlines()
+    shows = [any(found["field"] for found in placeholder.finditer(line)) for line in lines]
+    kept = [
+        line
+        for k, line in enumerate(lines)
+        if shows[k] or not line.strip() or (line.endswith(":") and shows[k + 1 : k + 2] != [False])
+    ]
+    return _BLANK_LINE.sub("\n\n", "\n".join(kept)).strip("\n")
 
 
 def first_label(text: str, labels: Sequence[Any]) -> Any:

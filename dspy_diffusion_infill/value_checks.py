@@ -28,6 +28,17 @@ def check_whole(
         raise ValueError(f"{name} must be at least {least}, got {name}={value}")
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """Returns the value.
+
+    Raises:
+        TypeError: it is neither True nor False.
+    """
+    if type(value) is not bool:
+        raise TypeError(f"{name} must be True or False, got {name}={value!r:.60}")
+    return value
+
+
 def broken_character(text: str) -> str | None:
     """What an error says of a text that is cut inside a character; None where it is whole.
 

@@ -52,6 +52,19 @@ def test_a_program_gets_better_and_the_student_stays_what_it_was():
     assert len(results.scores_after) == len(ROWS)
 
 
+def test_without_filters_every_new_proposal_becomes_a_trial():
+    """Words that only repeat: dropped as degenerate, unless nothing is judged by what it says."""
+    options = {"sweeps": 1, "window": 4, "stride": 4, "mask": 4, "num_proposals": 2}
+    filtered, alone = (
+        compile_with(denoiser=WordDenoiser(["word"]), filters=on, **options).detailed_results
+        for on in (True, False)
+    )
+    assert filtered.trials == () and filtered.counts.degenerate > 0
+    assert alone.counts.degenerate == 0 and alone.trials
+    assert {trial.new_text.split()[0] for trial in alone.trials} == {"word"}
+    assert len(alone.trials) + alone.counts.duplicate == alone.counts.proposed
+
+
 def test_the_result_scores_what_the_record_says():
     lm, _ = rule_lm(answer_if_told_briefly)
     better = compile_with(lm=lm, sweeps=2)

@@ -7,10 +7,12 @@ import dspy
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from dspy_diffusion_infill.evaluation.examples import DIMENSIONS, as_feedback, summary_example
 from dspy_diffusion_infill.evaluation.judges import Judge, prometheus
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
+from dspy_diffusion_infill.protection import protected_spans
 from dspy_diffusion_infill.training.sources import read_pairs
-from dspy_diffusion_infill.windows import take_marks
+from dspy_diffusion_infill.windows import SlidingWindow, Window, take_marks
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +99,7 @@ def test_the_masked_judge_and_c_gen_are_the_papers_to_the_character() -> None:
     masked = from_paper("[Mask]", " J.3 Example", (), after="J.2 Partially")
     assert masked == re.sub(
         r"\[\[infill:(\d+)\]\]",
-        lambda mark: "[Mask] " * (8 if mark[1] == "128" else 2),
+        lambda mark: "[Mask] " * (8 if mark[1] == "160" else 2),
         printed("judge_masked"),
     ).replace("[Mask] \n", "[Mask]...\n")
     c_gen = from_paper("Please", "K Potential", J4_WRAPS, after="C-Gen Prompt Template for")
@@ -118,11 +120,56 @@ def test_what_is_evaluated_is_what_denoisers_are_trained_on(tmp_path: Path) -> N
 
 def test_the_masked_judge_keeps_everything_but_task_and_score_lines() -> None:
     full, masked = judge_template("judge_v1").text, judge_template("judge_masked").text
-    assert masked.startswith("[[infill:128]]\n###The instruction to evaluate:\n")
+    assert masked.startswith("[[infill:160]]\n###The instruction to evaluate:\n")
     assert masked.count("\nScore [[infill:16]]") == 5
     kept = masked.partition("\n")[2].partition("Score [[")[0]
     assert kept in full
     assert masked.endswith("\n\n###Feedback:")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_summevals_rubric_is_text_of_the_same_prompt(version: int) -> None:
+    """What a judge is sent is the same to the character; the rubric is no field any more."""
+    example = summary_example(
+        "d", "M", "Text.", "Reference.", "Output.", dict.fromkeys(DIMENSIONS, 3)
+    )
+    plain, fixed = Judge(f"judge_v{version}"), Judge(f"judge_v{version}_summeval")
+    sent = [
+        judge.adapter.format(
+            judge.judge.signature, [], {f: as_feedback(example)[f] for f in judge.template.fields}
+        )
+        for judge in (plain, fixed)
+    ]
+    assert sent[0] == sent[1]
+    assert fixed.template.fields == ("orig_instruction", "orig_response", "orig_reference_answer")
+    assert fixed.template.gold == plain.template.gold
+
+
+def windows_of(name: str) -> tuple[str, list[Window]]:
+    """A template, and its windows over words."""
+    template = judge_template(name)
+    words = [found.span() for found in re.finditer(r"\s*\S+", template.text)]
+    spans = protected_spans(template.text, template.signature())
+    return template.text, SlidingWindow().windows(template.text, words, spans)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_windows_reach_every_line_of_summevals_rubric_and_no_placeholder(version: int) -> None:
+    text, windows = windows_of(f"judge_v{version}_summeval")
+    counts = [
+        sum(window.start < found.end() and window.end > found.start() for window in windows)
+        for found in re.finditer(r"^(?:###Score Rubrics|Score \d).*$", text, re.MULTILINE)
+    ]
+    assert counts == [5, 7, 6, 6, 6, 6]
+    assert (len(windows_of(f"judge_v{version}")[1]), len(windows)) == (28, 55)
+    assert not any("{" in window.text_of(text) for window in windows)
+
+
+def test_the_task_description_fits_the_masks_of_the_masked_judge() -> None:
+    """J.1's is 137 tokens of LLaDA's, and 144 words and punctuation marks."""
+    head = judge_template("judge_v1").text.partition("\n\n")[0]
+    num_masks = int(re.findall(r"infill:(\d+)", judge_template("judge_masked").text)[0])
+    assert len(re.findall(r"\w+|[^\w\s]", head)) == 144 < num_masks == 160
 
 
 @pytest.mark.parametrize("name", ["judge_masked", "c_gen_masked", "g_eval_masked"])

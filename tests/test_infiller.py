@@ -1,15 +1,19 @@
-from dataclasses import replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import dspy
 import pytest
 from doubles import WordDenoiser
 
 from dspy_diffusion_infill.contexts import CLOSE, OPEN, Slot, WorkedExample
-from dspy_diffusion_infill.denoisers import Sampling
+from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling
 from dspy_diffusion_infill.errors import ContextTooLongError
+from dspy_diffusion_infill.evaluation.templates import judge_template
 from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.lms.chatml import END_OF_TEXT
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
-from dspy_diffusion_infill.windows import Piece, Window
+from dspy_diffusion_infill.windows import Piece, Prefix, Window, take_marks
 
 TASK = "Read the text and name the colour that is meant"
 WINDOW = Window((Piece(0, 13, 3),))  # "Read the text"
@@ -100,16 +104,63 @@ def test_short_instructions_fit_however_many_demos_the_program_has(caplog):
 
 
 def test_demos_that_repeat_the_instructions_are_left_out_of_contexts():
-    text = "Read the text {text} and name the colour that is meant:"
+    text = "Read the text, then name the colour.\n{text}\nColour:"
     place = replace(slot(instructions=text), demos=(demo(0),))
     denoiser = WordDenoiser()
     for proposal in propose(denoiser, place):
         assert proposal.instructions.endswith(text[13:])
     for seen in denoiser.seen:
         assert OPEN not in seen and CLOSE not in seen
-        assert seen.count("name the colour") == 1
-        assert seen.startswith("<user>\n<MASK><MASK><MASK> t")
+        assert seen.count("then name the colour") == 1
+        assert seen.startswith("<user>\n<MASK><MASK><MASK>, then name the colour.\nt")
         assert "d0" not in seen
+
+
+def test_a_masked_judge_is_proposed_for_given_several_scored_responses():
+    """The masked template stands once, with the first response; then pairs of fields and score."""
+    template = judge_template("judge_masked")
+    text, window = take_marks(template.text)
+    assert window is not None
+    examples = tuple(
+        WorkedExample({f: f"{f} {k}" for f in template.fields}, {"verdict": f"[RESULT] {k}"})
+        for k in range(1, 5)
+    )
+    place = Slot("judge", template.signature(), TemplateAdapter(), examples)
+    denoiser = WordDenoiser()
+    infiller = Infiller(denoiser, Sampling(), (4, 4))
+    infiller.propose(place, text, window, num=2, seed=0)
+    for seen in denoiser.seen:
+        assert seen.count("<MASK>") == window.num_masks == 160 + 5 * 16
+        assert seen.count("<user>") == seen.count("[RESULT]") == 4
+        first, *pairs = seen.split("<user>\n")[1:]
+        assert first.startswith("<MASK>") and first.count("\nScore <MASK>") == 5
+        for pair in pairs:
+            number = pair.rstrip()[-1]
+            assert pair == (
+                f"###The instruction to evaluate:\norig_instruction {number}\n\n"
+                f"###Response to evaluate:\norig_response {number}\n\n"
+                f"###Reference Answer (Score 5):\norig_reference_answer {number}\n\n"
+                f"###Score Rubrics: [orig_criteria {number}]\n\n"
+                f"###Feedback:\n<assistant>\n[RESULT] {number}\n"
+            )
+
+
+def test_a_masked_prefix_of_a_question_stands_before_the_first_of_several_pairs():
+    signature = dspy.Signature("question -> answer", "Q: {question}\nA:")
+    examples = tuple(WorkedExample({"question": f"q{k}"}, {"answer": f"a{k}"}) for k in range(3))
+    place = Slot("solve", signature, TemplateAdapter(), examples)  # type: ignore[arg-type]
+    denoiser = WordDenoiser()
+    (window,) = Prefix(2, 0).windows(signature.instructions, (), ())
+    Infiller(denoiser, Sampling(), (3, 3)).propose(
+        place, signature.instructions, window, num=1, seed=0
+    )
+    (seen,) = denoiser.seen
+    a, b, c = re.findall(r"Q: q(\d)", seen)
+    assert seen == (
+        f"<user>\n<MASK><MASK>Q: q{a}\nA:\n<assistant>\na{a}\n"
+        f"<user>\nQ: q{b}\nA:\n<assistant>\na{b}\n<user>\nQ: q{c}\nA:\n<assistant>\na{c}\n"
+    )
+    assert {a, b, c} == {"0", "1", "2"}
 
 
 class Twice(TemplateAdapter):
@@ -130,6 +181,41 @@ def test_private_use_characters_in_examples_are_just_text():
     denoiser = WordDenoiser()
     propose(denoiser, replace(slot(), examples=(icon,)))
     assert all("\ue000 menu" in seen for seen in denoiser.seen)
+
+
+# End-of-text
+
+
+@dataclass
+class EndingDenoiser(WordDenoiser):
+    """Fills masks with words, and then with end-of-text."""
+
+    num_words: int = 2
+
+    def infill(self, requests: Sequence[InfillRequest], sampling: Sampling) -> list[Infilled]:
+        (end,) = self.encode(END_OF_TEXT).input_ids
+        results = []
+        for request in requests:
+            ids = list(request.input_ids)
+            places = [k for k, token in enumerate(ids) if token == self.mask_id]
+            for number, place in enumerate(places):
+                word = self.encode(f" w{number}").input_ids[0]
+                ids[place] = word if number < self.num_words else end
+            results.append(Infilled(tuple(ids), 0.5, 1))
+        return results
+
+
+@pytest.mark.parametrize(
+    ("num_words", "expected"),
+    [(2, " w0 w1"), (0, "<|endoftext|>" * 3), (3, " w0 w1 w2")],
+    ids=["ends", "end-of-text alone", "never ends"],
+)
+def test_a_piece_is_cut_at_the_end_of_text_that_ends_it(num_words, expected):
+    window = Window((Piece(4, 13, 3),))
+    infiller = Infiller(EndingDenoiser(num_words=num_words), Sampling(forbid_special=False))
+    (proposal,) = infiller.propose(slot(), TASK, window, num=1, seed=0)
+    assert proposal.fills == (expected,)
+    assert proposal.instructions == TASK[:4] + expected + TASK[13:]
 
 
 # Indentation

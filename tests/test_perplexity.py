@@ -88,6 +88,30 @@ def truth(denoiser: JointDenoiser, response: str, sigma_max: float) -> float:
     return nelbo_by_enumeration(nll_of, LENGTH, sigma_max)
 
 
+class JointSequences(JointDenoiser):
+    """The same letters, of which two are the prompt and two the response."""
+
+    def _score(self, request: ScoreRequest) -> tuple[float, ...]:
+        joined = [*request.input_ids[3:5], *request.input_ids[12:14]]
+        as_response = (*b"<a>", *joined, *b"</a>")
+        return super()._score(ScoreRequest(as_response, request.targets))
+
+
+def test_a_sequence_is_masked_in_prompt_and_response_alike():
+    denoiser = JointSequences(1, noise=2.0)
+    options = {"sigma_max": 3.0, "num_samples": 4000}
+    found = perplexity(denoiser, ["ab"], ["ca"], over="sequence", **options)
+    expected = truth(JointDenoiser(1, noise=2.0), "abca", 3.0) / LENGTH
+    assert found.num_tokens == LENGTH
+    assert abs(found.nelbo - expected) < 4 * found.nelbo_standard_error < 0.1
+    assert perplexity(denoiser, ["ab"], ["ca"], **options).num_tokens == 2
+
+
+def test_what_it_is_over_is_one_of_two():
+    with pytest.raises(ValueError, match="over must be one of sequence, response, got 'prompt'"):
+        perplexity(JointDenoiser(0), ["q"], ["abca"], over="prompt")  # type: ignore[arg-type]
+
+
 def test_the_fake_is_a_denoiser():
     assert isinstance(JointDenoiser(0), Denoiser)
 
@@ -188,6 +212,11 @@ def test_a_response_that_a_turn_marker_holds_is_found_in_its_turn(chat, response
         before = f"<|im_start|>user\nSay {response}.<|im_end|>\n<|im_start|>assistant\n"
         nll = nll_of_a_letter(chat, before, response, "<|im_end|>\n")
         assert found.nelbo == pytest.approx(-math.expm1(-10) * nll, rel=1e-6)
+
+
+def test_the_chat_templates_own_tokens_are_no_part_of_a_sequence(chat):
+    found = perplexity(chat, ["Say m."], ["m"], over="sequence", num_samples=2)
+    assert found.num_tokens == len("Say m.") + len("m")
 
 
 def test_all_turns_before_the_response_are_seen(chat):

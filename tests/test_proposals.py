@@ -54,6 +54,31 @@ def test_worthless_proposals_are_named(fill, expected):
     assert reason(fill) == expected
 
 
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [
+        (OLD[6:21], "unchanged"),
+        ("", None),
+        (" the the the", None),
+        (" negative", None),
+        (" a long and dull affair", None),
+        (" the {review} writer", "new_placeholder"),
+    ],
+)
+def test_the_procedure_alone_drops_only_what_cannot_be_tried(fill, expected):
+    window = Window((Piece(6, 21, 4),))
+    proposal = Proposal("p", window, (fill,), window.splice(OLD, [fill]), 0.5)
+    kept = ProposalFilter.over(EXAMPLES, OLD, Rules(by_content=False))
+    assert kept.reason_against(proposal, OLD) == expected
+
+
+def test_blank_instructions_are_never_tried():
+    window = Window((Piece(0, len(OLD), 4),))
+    proposal = Proposal("p", window, (" ",), " ", 0.5)
+    kept = ProposalFilter.over(EXAMPLES, OLD, Rules(by_content=False))
+    assert kept.reason_against(proposal, OLD) == "degenerate"
+
+
 def test_short_values_of_examples_are_not_to_be_copied():
     examples = (WorkedExample({"word": "giraffe"}, {"plural": "giraffes"}),)
     window = Window((Piece(0, 0, 2),))

@@ -83,6 +83,21 @@ def test_table_2_has_the_papers_forty_rows_and_eight_of_ours() -> None:
     assert (table.shots.num, table.search.steps) == (16, 128)
 
 
+@pytest.mark.parametrize("scale", ["full", "smoke"])
+@pytest.mark.parametrize(
+    "table", ["table1", "table2", "table3", "table4", "table7", "figure4", "figure5", "figure6"]
+)
+def test_what_the_paper_does_not_forbid_may_be_filled_in(table: str, scale: str) -> None:
+    for experiment in load_experiments(table, scale=scale):
+        if any(step.kind == "infill" for one in experiment.conditions for step in one.steps):
+            assert (experiment.search.forbid_special, experiment.search.filters) == (False, False)
+            if scale == "full":
+                assert experiment.search.examples == 16
+        else:
+            assert experiment.name == "table3b"
+        assert experiment.perplexity_over == "sequence"
+
+
 def test_the_papers_sampling_of_models() -> None:
     models = load_models("full")
     assert models["llada"].options == {"max_tokens": 128, "steps": 128, "temperature": 0.8}

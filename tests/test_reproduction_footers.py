@@ -109,7 +109,7 @@ def test_models_of_one_checkpoint_share_its_weights_whatever_their_context(dream
 
 def test_perplexity_is_over_the_rows_that_fit(dream: Path) -> None:
     denoiser = load_denoiser(str(dream))
-    options = {"num_samples": 2, "seed": 0}
+    options = {"over": "sequence", "num_samples": 2, "seed": 0}
     alone = measure_perplexity(denoiser, ["Rate it."], ["3"], **options)
     assert (alone.num_rows, alone.num_too_long) == (1, 0)
     assert alone.value is not None and alone.standard_error is not None

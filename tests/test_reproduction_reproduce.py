@@ -169,7 +169,7 @@ def test_perplexity_is_asked_for_once_and_shown(
 ) -> None:
     data, asked = write_summeval(tmp_path / "data"), []
 
-    def perplexity(denoiser, prompts, responses, *, num_samples, seed) -> GoldPerplexity:
+    def perplexity(denoiser, prompts, responses, *, over, num_samples, seed) -> GoldPerplexity:
         asked.append((denoiser, len(prompts), responses[0], num_samples, seed))
         assert all(prompt.endswith("numerical score (1-5).") for prompt in prompts)
         return GoldPerplexity(4.0 + seed, 0.3 + seed / 10, len(prompts) - seed, seed)

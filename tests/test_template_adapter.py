@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_diffusion_infill.template_adapter import TemplateAdapter
+from dspy_diffusion_infill.template_adapter import TemplateAdapter, field_lines
 
 PLURAL = "Write the plural form of the word.\n\nInput: {word}\nOutput:"
 SCORE = r"(?P<feedback>.*?)\[RESULT\] (?P<score>[1-5])"
@@ -274,3 +274,19 @@ def test_async_calls_work():
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         prediction = asyncio.run(dspy.Predict(plural()).acall(word="dog"))
     assert prediction.plural == "dogs"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Q: {question}\nA:", "Q: {question}\nA:"),
+        (
+            "Be exact.\n\n###Asked:\n{question}\n\nScore 1: bad\nRate it:\n\nAnswer:\n",
+            "###Asked:\n{question}\n\nAnswer:",
+        ),
+        ("Say {{question}} or {other}.\n{question}", "{question}"),
+        ("Answer.", ""),
+    ],
+)
+def test_the_lines_of_the_fields_say_nothing_of_the_task(text, expected):
+    assert field_lines(text, dspy.Signature("question -> answer", text)) == expected

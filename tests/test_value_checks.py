@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dspy_diffusion_infill.value_checks import broken_character, check_whole
+from dspy_diffusion_infill.value_checks import broken_character, check_flag, check_whole
 from dspy_diffusion_infill.windows import Prefix
 
 
@@ -22,6 +22,12 @@ def test_the_range_the_unit_and_none():
         check_whole("n", 0, least=1)
     with pytest.raises(TypeError, match="n must be a whole number of tokens or None, got n='x'"):
         check_whole("n", "x", unit="tokens", optional=True)
+
+
+def test_a_flag_is_true_or_false():
+    assert check_flag("f", False) is False
+    with pytest.raises(TypeError, match="f must be True or False, got f=1"):
+        check_flag("f", 1)
 
 
 def test_a_prefix_is_counted_in_whole_tokens():

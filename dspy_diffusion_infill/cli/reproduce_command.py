@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 def reproduce_command(
     table: Annotated[
         str,
-        typer.Argument(help="table1, table2, table3, table4, table7, figure4, figure5 or figure6."),
+        typer.Argument(
+            help="table1, table2, table3, table4, table7, figure2, figure4, figure5, figure6."
+        ),
     ],
     scale: Annotated[
         str, typer.Option(help="full is the paper's, smoke runs on a laptop.")

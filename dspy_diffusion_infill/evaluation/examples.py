@@ -7,7 +7,7 @@ import dspy
 
 from dspy_diffusion_infill.evaluation.gsm8k import gsm8k_answer
 from dspy_diffusion_infill.evaluation.rows import Record
-from dspy_diffusion_infill.evaluation.templates import read_prompt
+from dspy_diffusion_infill.evaluation.templates import summeval_rubric
 
 FEEDBACK_FIELDS = (
     "orig_instruction",
@@ -166,13 +166,11 @@ def as_feedback(example: dspy.Example) -> dspy.Example:
 
     The criterion is the paper's (appendix J.3); instruction and score descriptions are ours.
     """
-    criteria, *descriptions = read_prompt("summeval_rubric").split("\n")
     texts = {
         "orig_instruction": _SUMMARIZE.format(source=example.source),
         "orig_response": example.system_output,
         "orig_reference_answer": example.reference,
-        "orig_criteria": criteria,
-        **{f"orig_score{k}_description": text for k, text in enumerate(descriptions, start=1)},
+        **summeval_rubric(),
     }
     return dspy.Example(example, **texts).with_inputs(*FEEDBACK_FIELDS)
 

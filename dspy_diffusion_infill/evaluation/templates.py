@@ -2,9 +2,10 @@
 
 ``judge_v1`` is Feedback Collection's prompt (the paper, appendix J.1, to the character), and what
 denoisers are trained on; ``judge_v2`` is that of Prometheus 2, which asks for another form.
-``judge_masked`` is J.2, its masks written as ``[[infill:n]]`` marks; ``c_gen`` is J.4; ``g_eval``
-has the parts of G-Eval's prompts in our own words. The masked forms of the last two are ours: the
-paper does not show its own.
+The two with ``_summeval`` are the same prompts for SummEval alone: its rubric, which is one for all
+rows, stands in them as text that can be edited. ``judge_masked`` is J.2, its masks written as
+``[[infill:n]]`` marks; ``c_gen`` is J.4; ``g_eval`` has the parts of G-Eval's prompts in our own
+words. The masked forms of the last two are ours: the paper does not show its own.
 """
 
 import re
@@ -18,7 +19,15 @@ from dspy.signatures.signature import make_signature
 from dspy_diffusion_infill.windows import take_marks
 
 TemplateName = Literal[
-    "judge_v1", "judge_v2", "judge_masked", "c_gen", "c_gen_masked", "g_eval", "g_eval_masked"
+    "judge_v1",
+    "judge_v2",
+    "judge_v1_summeval",
+    "judge_v2_summeval",
+    "judge_masked",
+    "c_gen",
+    "c_gen_masked",
+    "g_eval",
+    "g_eval_masked",
 ]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -64,6 +73,7 @@ class JudgeTemplate:
         return form.format(score=number, feedback=feedback)
 
 
+_WITH_RUBRIC = "_summeval"
 _GOLD = {"g_eval": "{score}"}
 _CUES = {"g_eval": "Score:"}
 
@@ -79,7 +89,22 @@ def judge_template(name: str) -> JudgeTemplate:
         raise ValueError(f"template must be one of {', '.join(names)}, got {name!r}")
     kind = name.removesuffix("_masked")
     gold = _GOLD.get(kind, "{feedback} [RESULT] {score}")
-    return JudgeTemplate(name, read_prompt(name), gold, _CUES.get(kind, ""))
+    return JudgeTemplate(name, _text(name), gold, _CUES.get(kind, ""))
+
+
+def summeval_rubric() -> dict[str, str]:
+    """SummEval's criterion and score descriptions, by the fields of a judge's prompt."""
+    criteria, *descriptions = read_prompt("summeval_rubric").split("\n")
+    numbered = enumerate(descriptions, start=1)
+    return {"orig_criteria": criteria, **{f"orig_score{k}_description": d for k, d in numbered}}
+
+
+def _text(name: str) -> str:
+    text = read_prompt(name.removesuffix(_WITH_RUBRIC))
+    if name.endswith(_WITH_RUBRIC):
+        for field, value in summeval_rubric().items():
+            text = text.replace(f"{{{field}}}", value)
+    return text
 
 
 def read_prompt(name: str) -> str:

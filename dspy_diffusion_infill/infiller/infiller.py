@@ -25,6 +25,8 @@ from dspy_diffusion_infill.denoisers.protocol import (
 )
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.proposals import Proposal
+from dspy_diffusion_infill.lms.chatml import END_OF_TEXT
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import Piece, Window
 
 logger = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ class Infiller:
         proposals = []
         for context, result in zip(contexts, infilled, strict=True):
             fills = tuple(
-                self._text(result.input_ids[start : start + piece.num_masks], context)
+                self._fill(result.input_ids[start : start + piece.num_masks], context)
                 for start, piece in zip(context.piece_starts, window.pieces, strict=True)
             )
             fills = _without_outer_space(fills, window, instructions)
@@ -165,23 +167,25 @@ class Infiller:
     ) -> Slot:
         """The slot with the worked examples of one context.
 
-        That is one alone, without demos, where the adapter repeats the instructions with each.
+        Where the adapter repeats the instructions with each, demos are left out, and the further
+        examples of a template are pairs (``Slot.in_pairs``); of another adapter it is one alone.
         """
         fewest, most = self.examples_per_context
         count = rng.randint(min(fewest, len(slot.examples)), min(most, len(slot.examples)))
         examples = _sample(slot.examples, weights, max(1, count), rng)
         drawn = replace(slot, examples=tuple(examples))
+        is_template = isinstance(slot.adapter, TemplateAdapter)
+        in_pairs = replace(drawn, demos=(), in_pairs=is_template)
+        alone = replace(drawn, demos=(), examples=drawn.examples[-1:])
         marked = mark_window(instructions, window)
-        if is_stated_once(render_messages(drawn, marked, drawn.examples), window):
-            return drawn
-        alone = replace(drawn, examples=drawn.examples[-1:], demos=())
-        if not is_stated_once(render_messages(alone, marked, alone.examples), window):
-            raise ValueError(
-                f"{type(slot.adapter).__name__} must state the instructions of {slot.name!r} once "
-                "in the prompt for one example, so that a window of them can be masked: use "
-                "another adapter"
-            )
-        return alone
+        for tried in (drawn, in_pairs, alone):
+            if is_stated_once(render_messages(tried, marked, tried.examples), window):
+                return tried
+        raise ValueError(
+            f"{type(slot.adapter).__name__} must state the instructions of {slot.name!r} once in "
+            "the prompt for one example, so that a window of them can be masked: use another "
+            "adapter"
+        )
 
     def _context(self, slot: Slot, instructions: str, window: Window) -> MaskedContext:
         """The slot's context, whatever its length."""
@@ -202,9 +206,22 @@ class Infiller:
         ids += self.denoiser.encode(text).input_ids
         return MaskedContext(tuple(ids), tuple(starts), indent)
 
-    def _text(self, ids: Sequence[int], context: MaskedContext) -> str:
+    def _fill(self, ids: Sequence[int], context: MaskedContext) -> str:
+        """The text of a filled piece."""
+        if not self.sampling.forbid_special:
+            ids = self._until_end_of_text(ids)
         text = self.denoiser.decode(ids)
         return text.replace("\n" + context.indentation, "\n") if context.indentation else text
+
+    def _until_end_of_text(self, ids: Sequence[int]) -> Sequence[int]:
+        """Without the end-of-text tokens that end it; where there are no others, all of them stay.
+
+        So a piece can have fewer tokens than masks, and one that was filled with end-of-text alone
+        is what the paper's Figure 2 shows.
+        """
+        end = self.denoiser.encode(END_OF_TEXT).input_ids
+        length = next((k for k in range(len(ids), 0, -1) if end != (ids[k - 1],)), 0)
+        return ids[:length] or ids
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:

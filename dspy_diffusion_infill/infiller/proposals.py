@@ -64,12 +64,17 @@ class Rules:
         bounds: how far the sum of all edits may go.
         num_tokens: counts the tokens of a text for the bounds; None counts words.
         leaks: whether copies of examples are refused.
+        by_content: whether a proposal is dropped for what it says: ``degenerate``,
+            ``copies_example``, ``partial_labels``. Without it only those are that cannot be tried
+            or may not be: no text, text that DSPy would read otherwise, a placeholder, protected
+            text, one beyond a bound, one that was tried before.
     """
 
     protection: Protection | None = None
     bounds: Bounds = NO_BOUNDS
     num_tokens: Callable[[str], int] | None = None
     leaks: Leaks = "refuse"
+    by_content: bool = True
 
 
 @dataclass(slots=True)
@@ -82,6 +87,7 @@ class ProposalFilter:
             proposal that adds some of one field's labels but not all of them is dropped.
         rules: what else is dropped.
         counts: how many proposals were dropped for each reason.
+        seen: what was let through, by predictor and text.
     """
 
     original: str
@@ -122,7 +128,9 @@ class ProposalFilter:
             return "unchanged"
         if (proposal.predictor, folded(new)) in self.seen:
             return "duplicate"
-        if is_degenerate(proposal, old) or not keeps_its_lines(new, old):
+        if not new.strip() or not keeps_its_lines(new, old):
+            return "degenerate"
+        if rules.by_content and is_degenerate(proposal, old):
             return "degenerate"
         if re.search(r"\{[^{}\n]*\}|\[\[ ?##", inserted) or STARTS_A_MARK.search(inserted):
             return "new_placeholder"
@@ -131,6 +139,8 @@ class ProposalFilter:
         count = rules.num_tokens or _num_words
         if reason := rules.bounds.reason_against(new, self.original, count):
             return reason
+        if not rules.by_content:
+            return None
         if rules.leaks == "refuse" and self.guard.find(new, self.original):
             return "copies_example"
         if adds_some_labels(new, old, self.guard.labels):

@@ -46,6 +46,7 @@ from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.protection import Protect
+from dspy_diffusion_infill.value_checks import check_flag
 from dspy_diffusion_infill.windows import Masking
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class DiffusionInfill(Teleprompter):
         max_growth: float | None = None,
         leaks: Leaks = "refuse",
         guidance: Guidance = "auto",
+        filters: bool = True,
         validation_lm: dspy.BaseLM | None = None,
         num_threads: int | None = None,
         max_errors: int | None = None,
@@ -140,7 +142,7 @@ class DiffusionInfill(Teleprompter):
             validation: ``"racing"`` scores a trial on a few rows first and gives it up when its
                 chance to win is below 20 %; ``"full"`` scores all rows, as the paper does.
             examples: ``"failures"`` draws worked examples into contexts more often the more often
-                programs got them wrong; ``"random"`` each alike, as the paper does.
+                programs got them wrong; ``"random"`` each alike.
             parents: which programs an adaptive search edits. ``"pool"``: the best one, and others
                 that are the best on some row; edits of different places are merged, those of
                 several predictors tried at once. ``"best"``: the best one, as the paper does.
@@ -162,6 +164,8 @@ class DiffusionInfill(Teleprompter):
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
                 program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
                 used as it is; None is the paper's procedure.
+            filters: drop proposals that are worthless by what they say, before any call: degenerate
+                text, text copied from an example, some labels of several. False tries them too.
             validation_lm: the LM that trials are run with, in place of the program's own, which the
                 result has again; None is the program's own.
             num_threads: threads of ``dspy.Evaluate``.
@@ -215,6 +219,7 @@ class DiffusionInfill(Teleprompter):
         self.max_instruction_tokens = max_instruction_tokens
         _ = self.bounds  # out of range is an error here
         self.guidance: Guidance = checks.check_guidance(guidance)
+        self.filters = check_flag("filters", filters)
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
         self.max_errors = checks.check_max_errors(max_errors)

@@ -53,10 +53,11 @@ class SearchOptions:
         examples_per_context: (fewest, most) worked examples that the denoiser sees.
         sampling: how the denoiser fills masks.
         guidance: ``"auto"``, a scorer, or None for the paper's procedure.
+        filters: whether worthless proposals are dropped by what they say; False is the paper's.
         acceptance: decides whether a trial is kept; None is ``MetricFirst``.
         order: which window is masked next: ``left_to_right`` is the paper's.
         validation: ``racing`` ends a trial that can hardly win; ``full`` is the paper's.
-        examples: which worked examples a context draws: ``random`` is the paper's.
+        examples: which worked examples a context draws: ``random`` is each alike.
         parents: which programs are edited: ``best`` is the paper's.
         holdout: share of the valset that takes no part, and is scored at the end.
         patience: rounds over all windows of all neighbourhoods in which nothing is kept, after
@@ -74,6 +75,7 @@ class SearchOptions:
     sampling: Sampling
     guidance: Guidance
     acceptance: Acceptance | None
+    filters: bool = True
     order: Order = "left_to_right"
     validation: Validation = "full"
     examples: ExampleDraw = "random"
@@ -92,7 +94,7 @@ class SearchOptions:
         """
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
         plain += [self.order, self.validation, self.examples, self.parents, self.patience]
-        plain += [self.protect_structure, self.leaks, *astuple(self.bounds)]
+        plain += [self.protect_structure, self.leaks, self.filters, *astuple(self.bounds)]
         return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
 
 

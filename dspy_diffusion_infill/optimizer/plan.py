@@ -112,6 +112,7 @@ class Plan:
                 bounds=self.options.bounds,
                 num_tokens=self.num_tokens,
                 leaks=self.options.leaks,
+                by_content=self.options.filters,
             )
             proposal_filter = ProposalFilter.over(slot.examples, text, rules)
             targets[name] = Target(slot, text, protection, marked, proposal_filter)

@@ -18,6 +18,7 @@ from dspy_diffusion_infill.yaml_settings import STRICT
 StepKind = Literal["copro", "gepa", "infill"]
 TaskName = Literal["summeval", "biggen", "gsm8k", "hover"]
 Scale = Literal["full", "smoke"]
+PerplexityOver = Literal["sequence", "response"]
 
 EMBEDDED = "embedded"
 DIFFUSION = "diffusion"
@@ -26,7 +27,7 @@ _JUDGED = ("pearson", "spearman", "kendall", "perplexity")
 MEASURES: Mapping[TaskName, tuple[str, ...]] = {
     "summeval": _JUDGED,
     "biggen": _JUDGED,
-    "gsm8k": ("em", "em_strict", "tokens"),
+    "gsm8k": ("em", "em_strict", "tokens", "end_of_text", "only_end_of_text"),
     "hover": ("recall", "f1", "label_accuracy"),
 }
 
@@ -150,7 +151,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class SearchSpec:
-    """How prompts are rewritten; the defaults are the paper's (appendices D and E).
+    """How prompts are rewritten.
+
+    Window, stride, mask and steps are the paper's (appendices D and E); the rest it does not say.
 
     Attributes:
         window: tokens masked at a time.
@@ -159,7 +162,10 @@ class SearchSpec:
         steps: reverse-process steps.
         proposals: a window.
         sweeps: over all windows.
-        examples: worked examples that the denoiser sees around a window, at most.
+        examples: worked examples that the denoiser sees around a window, at most: each proposal
+            draws 1 to so many, of which as many stay as fit.
+        forbid_special: never fill in special tokens or end-of-text.
+        filters: drop proposals by what they say (``DiffusionInfill``).
         max_metric_calls: budget of an infill step; None is unlimited.
         copro_breadth: COPRO's proposals a round, >= 2.
         copro_depth: COPRO's rounds.
@@ -172,7 +178,9 @@ class SearchSpec:
     steps: int = 128
     proposals: int = 4
     sweeps: int = 1
-    examples: int = 4
+    examples: int = 16
+    forbid_special: bool = True
+    filters: bool = True
     max_metric_calls: int | None = None
     copro_breadth: int = 10
     copro_depth: int = 3
@@ -230,6 +238,8 @@ class Experiment:
             count.
         perplexity_rows: rows over which diffusion perplexity is taken; None is all.
         perplexity_samples: draws of masks for each of them; even.
+        perplexity_over: ``sequence``, prompt and gold response (paper, appendix B), or
+            ``response``, the gold response given the prompt.
         pages_per_hop: HoVer only.
         scale: which scale this is.
         caution: printed above the table: what its figures do not show.
@@ -251,6 +261,7 @@ class Experiment:
     max_errors: int = 20
     perplexity_rows: int | None = None
     perplexity_samples: int = 32
+    perplexity_over: PerplexityOver = "sequence"
     pages_per_hop: int = 7
     scale: Scale = "full"
     caution: str = ""

@@ -16,6 +16,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "table1": ("table1",),
     "table2": ("table2",),
     "table3": ("table3a", "table3b"),
+    "figure2": ("figure2",),
     "figure4": ("figure4a", "figure4b"),
     "figure5": ("figure5",),
     "figure6": ("figure6",),

@@ -1,7 +1,7 @@
 """One experiment from start to end: data, estimate, run, rendering."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.plots import save_plot
 from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
 from dspy_diffusion_infill.reproduction.retries import reason_of
-from dspy_diffusion_infill.reproduction.runner import CellResult, OnProgress, Runner, no_progress
+from dspy_diffusion_infill.reproduction.runner import OnProgress, Runner, no_progress
 from dspy_diffusion_infill.reproduction.tables import Table, make_table
 from dspy_diffusion_infill.reproduction.tasks import Benchmark, Gsm8kTask, HoverTask, JudgeTask
 
@@ -74,7 +74,12 @@ def run_experiment(
         models={name: models.lm(name).model for name in experiment.models},
         notes=[retry_remark(retries, experiment), *run_remarks(runner)],
     )
-    _write(table, results, output)
+    found = [
+        (str(result.cell), list(result.instructions.values()))
+        for result in results
+        if result.cell.condition.steps
+    ]
+    write_table(table, found, output)
     seconds = time.perf_counter() - started
     echo(table.markdown())
     echo(
@@ -151,18 +156,15 @@ def _benchmark(experiment: Experiment, data: Path | None, corpus: Path | None) -
     return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
 
 
-def _write(table: Table, results: list[CellResult], output: Path) -> None:
+def write_table(table: Table, prompts: Sequence[tuple[str, Sequence[str]]], output: Path) -> None:
+    """Writes a table, its plot, and the prompts that were found, under a heading each."""
+    output.mkdir(parents=True, exist_ok=True)
     path = output / table.experiment.name
     path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
     path.with_suffix(".csv").write_text(table.csv(), encoding="utf-8")
-    prompts = [
-        f"## {result.cell}\n\n"
-        + "\n\n".join(_fenced(text) for text in result.instructions.values())
-        for result in results
-        if result.cell.condition.steps
-    ]
-    if prompts:
-        text = "\n\n".join(["# The prompts that were found", *prompts]) + "\n"
+    found = [f"## {heading}\n\n" + "\n\n".join(map(_fenced, texts)) for heading, texts in prompts]
+    if found:
+        text = "\n\n".join(["# The prompts that were found", *found]) + "\n"
         (output / f"{table.experiment.name}_prompts.md").write_text(text, encoding="utf-8")
     save_plot(table, path)
 

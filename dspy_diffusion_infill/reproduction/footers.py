@@ -97,7 +97,12 @@ def run_remarks(runner: Runner) -> list[str]:
     if proposers:
         named = ", ".join(f"{name} = {who}" for name, who in proposers.items())
         notes.append(f"Prompts proposed by: {named}.")
-    notes += [f"The paper's figures: {remark}" for remark in experiment.paper_remarks]
+    return notes + closing_remarks(experiment)
+
+
+def closing_remarks(experiment: Experiment) -> list[str]:
+    """What the paper leaves open, and what the scale means."""
+    notes = [f"The paper's figures: {remark}" for remark in experiment.paper_remarks]
     if experiment.scale != "full":
         notes.append(
             f"Scale: {experiment.scale}. This run shows that the machinery works; its figures say "

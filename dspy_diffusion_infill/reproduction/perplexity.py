@@ -1,4 +1,4 @@
-"""Diffusion perplexity of the gold responses under the measured prompt, measured once."""
+"""Diffusion perplexity of the measured prompt with its gold responses, measured once."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.programs import signature_of
-from dspy_diffusion_infill.reproduction.experiment import Experiment
+from dspy_diffusion_infill.reproduction.experiment import Experiment, PerplexityOver
 from dspy_diffusion_infill.training import perplexity
 
 PERPLEXITY = "perplexity"
@@ -43,18 +43,19 @@ def gold_perplexity(
     seed: int,
     about: str,
 ) -> GoldPerplexity:
-    """Perplexity of the examples' gold verdicts as answers to what the adapter sends.
+    """Perplexity of what the adapter sends, with the examples' gold verdicts as answers.
 
     A figure that the journal holds is not measured again.
     """
     chosen = list(examples)[: experiment.perplexity_rows]
     prompts = [_prompt(adapter, predictor, example) for example in chosen]
     gold = [example.verdict for example in chosen]
-    draws = experiment.perplexity_samples
-    key = key_of(PERPLEXITY, denoiser.name, denoiser.context_length, prompts, gold, draws, seed)
+    draws, over = experiment.perplexity_samples, experiment.perplexity_over
+    texts = (prompts, gold, over)
+    key = key_of(PERPLEXITY, denoiser.name, denoiser.context_length, texts, draws, seed)
     if (known := journal.get(key)) is not None:
         return GoldPerplexity(**known)
-    found = measure_perplexity(denoiser, prompts, gold, num_samples=draws, seed=seed)
+    found = measure_perplexity(denoiser, prompts, gold, over=over, num_samples=draws, seed=seed)
     journal.put(key, asdict(found), about=about)
     return found
 
@@ -64,10 +65,11 @@ def measure_perplexity(
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
+    over: PerplexityOver,
     num_samples: int,
     seed: int,
 ) -> GoldPerplexity:
-    """Diffusion perplexity of the responses that fit the denoiser with their prompts."""
+    """Diffusion perplexity over the prompts and responses that fit the denoiser together."""
     pairs = zip(prompts, responses, strict=True)
     fitting = [pair for pair in pairs if _fits(denoiser, *pair)]
     num_too_long = len(prompts) - len(fitting)
@@ -77,6 +79,7 @@ def measure_perplexity(
         denoiser,
         [prompt for prompt, _ in fitting],
         [response for _, response in fitting],
+        over=over,
         num_samples=num_samples,
         seed=seed,
     )

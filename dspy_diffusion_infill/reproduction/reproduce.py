@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dspy_diffusion_infill.reproduction import experiment_files as files
 from dspy_diffusion_infill.reproduction.experiment import DIFFUSION, Experiment, ModelSpec, Scale
 from dspy_diffusion_infill.reproduction.experiment_run import Echo, run_experiment
+from dspy_diffusion_infill.reproduction.fills import run_fills
 from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY
 from dspy_diffusion_infill.reproduction.runner import Cell, OnProgress
 from dspy_diffusion_infill.reproduction.tables import Table
@@ -30,8 +31,8 @@ def reproduce(
     """Runs the experiments behind a table or figure and writes them to ``output``.
 
     Args:
-        table: ``table1``, ``table2``, ``table3``, ``table4``, ``table7``, ``figure4``, ``figure5``
-            or ``figure6``.
+        table: ``table1``, ``table2``, ``table3``, ``table4``, ``table7``, ``figure2``,
+            ``figure4``, ``figure5`` or ``figure6``.
         scale: ``full`` or ``smoke``.
         data: folder of the data sets; None is the hub.
         output: folder for tables, plots and journals.
@@ -53,12 +54,17 @@ def reproduce(
         raise ValueError(f"corpus (--corpus) is what HoVer searches, and {table} is not on HoVer")
     if api_base is not None and lm is None:
         raise ValueError("api_base is the address of an LM: give lm too (--lm openai/NAME)")
+    if lm is not None and table == "figure2":
+        raise ValueError("lm (--lm) is what answers, and figure2 asks no LM: use --model")
     specs = files.load_models(experiments[0].scale)
     with_lms = specs if lm is None else files.with_lm(specs, lm, api_base=api_base)
     changed = files.with_checkpoints(with_lms, checkpoints)
     for name in changed:
         if changed[name].denoiser != with_lms[name].denoiser:
             _check_denoiser_is_used(table, name, experiments, with_lms)
+    if table == "figure2":
+        folder = None if data is None else Path(data)
+        return [run_fills(one, changed, data=folder, output=Path(output)) for one in experiments]
     with _progress_bar() as (echo, on_progress):
         return [
             run_experiment(

@@ -269,7 +269,7 @@ class Runner:
     def _perplexity(
         self, cell: Cell, program: dspy.Module, examples: Sequence[dspy.Example]
     ) -> GoldPerplexity | None:
-        """Diffusion perplexity of the gold responses; None where it is not asked for."""
+        """Diffusion perplexity of prompts with gold responses; None where it is not asked for."""
         name = cell.condition.model
         if PERPLEXITY not in self.experiment.measures or self.models.spec(name).denoiser is None:
             return None

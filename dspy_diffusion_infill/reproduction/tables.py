@@ -24,8 +24,17 @@ HEADINGS = {
     "f1": "F1",
     "label_accuracy": "Label accuracy",
     "perplexity": "Perplexity",
+    "end_of_text": "End-of-text (% of filled tokens)",
+    "only_end_of_text": "Nothing else (% of prompts)",
 }
-_DIGITS = {"em": 1, "em_strict": 1, "tokens": 1, "perplexity": 2}
+_DIGITS = {
+    "em": 1,
+    "em_strict": 1,
+    "tokens": 1,
+    "perplexity": 2,
+    "end_of_text": 1,
+    "only_end_of_text": 1,
+}
 _NOTHING = "\u2013"
 
 

@@ -1,4 +1,4 @@
-"""Diffusion perplexity of responses given their prompts (paper App. B, after Sahoo et al. 2024).
+"""Diffusion perplexity (paper App. B, after Sahoo et al. 2024).
 
 Noise schedule sigma(t) = sigma_max * t; a token survives until t with probability
 alpha(t) = exp(-sigma(t)). Eq. 4, with the sign that makes it a positive number of nats:
@@ -7,8 +7,10 @@ alpha(t) = exp(-sigma(t)). Eq. 4, with the sign that makes it a positive number 
 
 with t ~ U(0, 1),
 
-and Eq. 3: perplexity = exp(NELBO / L), over the L tokens of the response. The prompt is never
-masked, so this is the response's perplexity given the prompt.
+and Eq. 3: perplexity = exp(NELBO / L), over the L tokens of the sequence. With
+``over="sequence"`` these are the tokens of prompt and response, as in the paper's Table 3. With
+``over="response"`` the prompt is never masked: this is the response's perplexity given the prompt.
+The chat template's own tokens are always seen.
 
 The same integral is estimated with far less noise than by uniform t. First, t is drawn so that the
 masked fraction m = 1 - alpha(t) is uniform, which leaves the weight 1 / m. Second, masks without
@@ -21,11 +23,15 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Literal, get_args
 
 from dspy_diffusion_infill.chat_spans import render_chat, tokens_inside
 from dspy_diffusion_infill.denoisers import Denoiser, ScoreRequest
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.training.rows import Row, pair
+
+Over = Literal["sequence", "response"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +41,11 @@ class DiffusionPerplexity:
     Attributes:
         perplexity: exp of ``nelbo``.
         standard_error: of ``perplexity``, from the draws of t and masks; 0 for an exact figure.
-        nelbo: nats a response token, over all responses.
+        nelbo: nats a token, over all responses, or sequences.
         nelbo_standard_error: of ``nelbo``.
-        nelbo_of: nats a token of each response.
-        num_tokens: tokens of all responses.
-        num_samples: draws of t and masks for each response.
+        nelbo_of: nats a token of each.
+        num_tokens: tokens of all.
+        num_samples: draws of t and masks for each.
     """
 
     perplexity: float
@@ -53,7 +59,7 @@ class DiffusionPerplexity:
 
 @dataclass(frozen=True, slots=True)
 class _Noised:
-    """One draw for one response: its weight, and the places that are masked (in the response)."""
+    """One draw for one response, or sequence: its weight, and which of its tokens are masked."""
 
     response: int
     weight: float
@@ -65,11 +71,12 @@ def perplexity(
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
+    over: Over = "response",
     sigma_max: float = 10,
     num_samples: int = 32,
     seed: int = 0,
 ) -> DiffusionPerplexity:
-    """Estimates the diffusion perplexity of ``responses``, each as the answer to its prompt.
+    """Estimates the diffusion perplexity of ``responses``, or of ``prompts`` with them.
 
     The draws of t are stratified: two in each of ``num_samples / 2`` strata, from whose difference
     comes a standard error without bias.
@@ -78,12 +85,14 @@ def perplexity(
         denoiser: scores masked tokens; prompt and response go through its chat template.
         prompts: one user turn each.
         responses: the assistant's turn of each prompt; not blank.
+        over: ``response``, given the prompt, or ``sequence``, prompt and response.
         sigma_max: the noise at t = 1; exp(-sigma_max) of the tokens survive it.
         num_samples: draws for each response; even.
         seed: decides every draw.
 
     Raises:
-        ValueError: lists of different length, a blank response, or an odd ``num_samples``.
+        ValueError: lists of different length, a blank response, an odd ``num_samples``, or an
+            unknown ``over``.
         ContextTooLongError: a prompt and its response do not fit the denoiser.
     """
     if len(prompts) != len(responses) or not prompts:
@@ -94,39 +103,45 @@ def perplexity(
     if not all(response.strip() for response in responses):
         raise ValueError("a response is blank: perplexity needs at least one token of it")
     rows = [pair(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    return row_perplexity(denoiser, rows, sigma_max=sigma_max, num_samples=num_samples, seed=seed)
+    return row_perplexity(
+        denoiser, rows, over=over, sigma_max=sigma_max, num_samples=num_samples, seed=seed
+    )
 
 
 def row_perplexity(
     denoiser: Denoiser,
     rows: Sequence[Row],
     *,
+    over: Over = "response",
     sigma_max: float = 10,
     num_samples: int = 32,
     seed: int = 0,
 ) -> DiffusionPerplexity:
-    """The same of the responses of rows, each given all the turns before it.
+    """The same of rows: each response given all the turns before it, or all turns.
 
     Args:
         denoiser: as in ``perplexity``.
         rows: at least one, each with a response.
+        over: as in ``perplexity``.
         sigma_max: as in ``perplexity``.
         num_samples: as in ``perplexity``.
         seed: as in ``perplexity``.
 
     Raises:
-        ValueError: no row, or an odd ``num_samples``.
+        ValueError: no row, an odd ``num_samples``, or an unknown ``over``.
         ContextTooLongError: a row does not fit the denoiser.
     """
     if not rows:
         raise ValueError("rows must hold at least one, got none")
     if num_samples < 2 or num_samples % 2:
         raise ValueError(f"num_samples must be an even number from 2, got {num_samples}")
+    if over not in get_args(Over):
+        raise ValueError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
     if sigma_max <= 0:
         raise ValueError(f"sigma_max must be above 0, got sigma_max={sigma_max}")
 
-    # 1. The tokens of each row, and which of them are the response.
-    texts = [_tokens(denoiser, row) for row in rows]
+    # 1. The tokens of each row, and which of them it is over.
+    texts = [_tokens(denoiser, row, over) for row in rows]
 
     # 2. Draws of t and of masks; 3. the model scores what is masked.
     rng = random.Random(f"perplexity/{seed}")
@@ -141,8 +156,8 @@ def row_perplexity(
     return _estimate(draws, nlls, [len(places) for _, places in texts], num_samples)
 
 
-def _tokens(denoiser: Denoiser, row: Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(all tokens, positions of the response's tokens)."""
+def _tokens(denoiser: Denoiser, row: Row, over: Over) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(all tokens, positions of those of the response, or of every turn's content)."""
     chat = render_chat(denoiser, row.turns)
     encoding = denoiser.encode(chat.text)
     if len(encoding.input_ids) > denoiser.context_length:
@@ -150,11 +165,11 @@ def _tokens(denoiser: Denoiser, row: Row) -> tuple[tuple[int, ...], tuple[int, .
             f"a prompt and its response have {len(encoding.input_ids)} tokens, more than the "
             f"context_length={denoiser.context_length} of {denoiser.name}: shorten the prompt"
         )
-    span = chat.spans[-1]
-    places = tuple(tokens_inside(encoding.offsets, span.start, span.end))
-    if not places:
+    inside = [tokens_inside(encoding.offsets, span.start, span.end) for span in chat.spans]
+    if not inside[-1]:
         raise ValueError(f"no token lies wholly inside the response {row.response!r}")
-    return encoding.input_ids, places
+    chosen = inside if over == "sequence" else inside[-1:]
+    return encoding.input_ids, tuple(chain.from_iterable(chosen))
 
 
 def _draw(
