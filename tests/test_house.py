@@ -31,6 +31,7 @@ BEHAVIOURS = {
     "docs": "README and documentation run as written",
     "dspy_conventions": "what DSPy expects of an optimizer",
     "examples": "the notebooks run",
+    "fidelity": "the paper's items, each with its place in the code",
     "hostile_checkpoints": "checkpoints that are made to do harm",
     "house": "this file",
     "perplexity": "diffusion perplexity against full enumeration",

@@ -2,7 +2,7 @@
 
 The forms are those that Prometheus's own parser accepts (``[RESULT] 3``, ``[RESULT] (3)``,
 ``[SCORE] 3``, ``Score: 3``, ``score of 3``, ``3/5``, ``3 out of 5``), and the decimals that
-infilled rubrics draw (``[RESULT] 4.2``; the paper, appendix J.3). The score must stand at the end: a
+infilled rubrics draw (``[RESULT] 4.2``; the paper, J.3). The score must stand at the end: a
 judge that goes on talking after it has not followed its prompt. A full stop may follow only what is
 marked as a score (``[RESULT]``, ``[SCORE]``, ``Score:``): a sentence that ends with "a score of 5."
 is prose, and may as well say that the response does not deserve it.

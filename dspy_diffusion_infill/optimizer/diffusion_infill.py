@@ -163,7 +163,7 @@ class DiffusionInfill(Teleprompter):
                 pass and says so in each kept trial's ``nearest``; ``"off"`` does neither.
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
                 program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
-                used as it is; None is the paper's procedure.
+                used as it is; None, with ``filters=False``, is the paper's.
             filters: drop proposals that are worthless by what they say, before any call: degenerate
                 text, text copied from an example, some labels of several. False tries them too.
             validation_lm: the LM that trials are run with, in place of the program's own, which the
