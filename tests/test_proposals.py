@@ -58,6 +58,7 @@ def test_worthless_proposals_are_named(fill, expected):
     ("fill", "expected"),
     [
         (OLD[6:21], "unchanged"),
+        ("  how THE writer", None),
         ("", None),
         (" the the the", None),
         (" negative", None),

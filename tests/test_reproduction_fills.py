@@ -101,3 +101,11 @@ def test_a_prefix_of_end_of_text_is_measured_where_nothing_is_forbidden(
     assert found == expected if expected else END not in found
     if not filters:
         assert any(prompt.lstrip().startswith(END * 6 + "Q: 2 and 2?") for prompt in engine.prompts)
+
+
+@pytest.mark.hub
+@pytest.mark.gpu
+def test_the_published_llada_fills_most_of_a_masked_prefix_with_end_of_text(tmp_path: Path) -> None:
+    (table,) = reproduce("figure2", output=tmp_path)
+    shares = {row.condition.label["Checkpoint"]: row.ours["end_of_text"].mean for row in table.rows}
+    assert shares["LLaDA (Public)"] > 50 > shares["LLaDA (FS+RO)"]

@@ -65,8 +65,8 @@ class Rules:
         num_tokens: counts the tokens of a text for the bounds; None counts words.
         leaks: whether copies of examples are refused.
         by_content: whether a proposal is dropped for what it says: ``degenerate``,
-            ``copies_example``, ``partial_labels``. Without it only those are that cannot be tried
-            or may not be: no text, text that DSPy would read otherwise, a placeholder, protected
+            ``copies_example``, ``partial_labels``, and for case and punctuation alone. Without it
+            only those are that cannot be tried or may not be: no text, text that DSPy would read otherwise, a placeholder, protected
             text, one beyond a bound, one that was tried before.
     """
 
@@ -112,21 +112,21 @@ class ProposalFilter:
             if reason := self.reason_against(proposal, old):
                 self.counts[reason] += 1
                 continue
-            self.seen.add((proposal.predictor, folded(proposal.instructions)))
+            self.seen.add((proposal.predictor, self._form(proposal.instructions)))
             kept.append(proposal)
         return kept
 
     def forget(self, proposal: Proposal) -> None:
         """Lets a proposal pass again that was let through and then not tried."""
-        self.seen.discard((proposal.predictor, folded(proposal.instructions)))
+        self.seen.discard((proposal.predictor, self._form(proposal.instructions)))
 
     def reason_against(self, proposal: Proposal, old: str) -> Reason | None:
         """Why a proposal is worthless or not allowed; None where nothing speaks against it."""
         new, rules = proposal.instructions, self.rules
         inserted = " ".join(proposal.fills)
-        if folded(new) == folded(old):
+        if self._form(new) == self._form(old):
             return "unchanged"
-        if (proposal.predictor, folded(new)) in self.seen:
+        if (proposal.predictor, self._form(new)) in self.seen:
             return "duplicate"
         if not new.strip() or not keeps_its_lines(new, old):
             return "degenerate"
@@ -153,6 +153,10 @@ class ProposalFilter:
             return None
         copied = self.guard.find(proposal.instructions, self.original)
         return copied or self.guard.nearest(" ".join(proposal.fills))
+
+    def _form(self, text: str) -> str:
+        """What two texts that are the same share: by content, words alone."""
+        return folded(text) if self.rules.by_content else text
 
 
 def is_degenerate(proposal: Proposal, old: str) -> bool:
