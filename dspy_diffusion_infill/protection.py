@@ -98,18 +98,23 @@ class Protection:
         """Whether texts may be put in the place of spans of the old text, from left to right.
 
         They must overlap no protected passage, and each must be found again in its place: "5 km" is
-        lost in "15 km", and code behind a second fence is none.
+        lost in "15 km", and code behind a second fence is none. The line of a placeholder can go on
+        to the left, as it does behind a prefix.
         """
         new = old
         for (start, end), text in reversed(pieces):
             new = new[:start] + text + new[end:]
         again = set(self.found(new))
+        lines = [one for one in again if one.kind == "template"]
         for one in self.found(old):
             if any(start < one.end and one.start < end for (start, end), _ in pieces):
                 return False
             before = [(span, text) for span, text in pieces if span[1] <= one.start]
             shift = sum(len(text) - (end - start) for (start, end), text in before)
-            if Protected(one.start + shift, one.end + shift, one.kind) not in again:
+            moved = Protected(one.start + shift, one.end + shift, one.kind)
+            holders = lines if one.kind == "template" else ()
+            is_held = any(line.start <= moved.start and moved.end <= line.end for line in holders)
+            if moved not in again and not is_held:
                 return False
         return True
 

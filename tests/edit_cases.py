@@ -151,7 +151,7 @@ def stand_in_order(literals: list[str], text: str) -> bool:
     """Whether each text stands after the one before, and no number or name has grown."""
     place = 0
     for one in literals:
-        before = r"(?<![\d.,])" if one[:1].isdigit() else ""
+        before = r"(?<!\d)(?<!\d[.,])" if one[:1].isdigit() else ""
         after = (
             r"(?![A-Za-z0-9_])"
             if one[:1].isdigit() and one.isascii() and one[-1:].isalpha()

@@ -10,7 +10,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from dspy_diffusion_infill.evaluation.examples import DIMENSIONS, as_feedback, summary_example
 from dspy_diffusion_infill.evaluation.judges import Judge, prometheus
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
-from dspy_diffusion_infill.protection import protected_spans
+from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.training.sources import read_pairs
 from dspy_diffusion_infill.windows import SlidingWindow, Window, take_marks
 
@@ -149,7 +149,7 @@ def windows_of(name: str) -> tuple[str, list[Window]]:
     """A template, and its windows over words."""
     template = judge_template(name)
     words = [found.span() for found in re.finditer(r"\s*\S+", template.text)]
-    spans = protected_spans(template.text, template.signature())
+    spans = Protection(signature=template.signature()).spans(template.text)
     return template.text, SlidingWindow().windows(template.text, words, spans)
 
 

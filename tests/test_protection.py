@@ -171,6 +171,8 @@ def test_each_protected_passage_has_its_kind():
         ("an essay on", (0, 2), "the", True),
         ("an essay on", (8, 11), "s", False),  # essays
         ("an {x} on", (6, 9), "}", True),
+        ("Text: {essay}\nScore:", (0, 0), "Read it. ", True),  # a prefix in the template's line
+        ("Text: {essay}\nScore:", (20, 20), " 5", False),
     ],
 )
 def test_an_edit_leaves_protected_text_what_it_is(old, span, fill, is_allowed):

@@ -66,8 +66,8 @@ class Rules:
         leaks: whether copies of examples are refused.
         by_content: whether a proposal is dropped for what it says: ``degenerate``,
             ``copies_example``, ``partial_labels``, and for case and punctuation alone. Without it
-            only those are that cannot be tried or may not be: no text, text that DSPy would read otherwise, a placeholder, protected
-            text, one beyond a bound, one that was tried before.
+            only those are that cannot be tried or may not be: no text, text that DSPy would read
+            otherwise, a placeholder, protected text, one beyond a bound, one that was tried before.
     """
 
     protection: Protection | None = None

@@ -40,7 +40,7 @@ class InfillStep:
 
 
 def infill(program: dspy.Module, shots: Sequence[dspy.Example], step: InfillStep) -> dspy.Module:
-    """Compiles the program: no guidance, and the shots are trainset and valset.
+    """Compiles the program: no guidance, structure is masked, and the shots are also the valset.
 
     Where a part of the prompt is masked from the start (a prefix, marks), the best infilled prompt
     is taken, even if the unfilled one scored higher: that is what the paper's tables show. Where no
@@ -59,6 +59,7 @@ def infill(program: dspy.Module, shots: Sequence[dspy.Example], step: InfillStep
         examples_per_context=(1, search.examples),
         sampling=Sampling(steps=search.steps, forbid_special=search.forbid_special),
         filters=search.filters,
+        protect_structure=False,
         max_metric_calls=search.max_metric_calls,
         guidance=None,
         num_threads=step.threads,
