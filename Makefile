@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,train,evaluation,dev,docs
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs plots clean
+.PHONY: setup demo test fuzz lint docs plots wheel lock audit clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+# New inputs each time; `make test` tries 500 that are always the same.
+fuzz: setup
+	OMP_NUM_THREADS=1 FUZZ_INPUTS=20000 $(BIN)/python -m pytest tests/fuzz
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,5 +40,22 @@ docs: setup
 plots: setup
 	$(BIN)/python -m tools.plots
 
+# The same to the byte for a commit, whenever and wherever it is built.
+wheel: setup
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel
+
+# Hashes of the wheels for this platform; torch is left out, whose build each machine chooses.
+lock: setup
+	grep -v '^torch==' constraints.txt > build/locked.txt
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
+		--report build/lock.json --requirement build/locked.txt
+	$(BIN)/python -m tools.lock build/lock.json > constraints.lock
+
+# Asks a database of known vulnerabilities, and so needs the network.
+audit: setup
+	test -x $(VENV)-audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) $(VENV)-audit build docs/_build

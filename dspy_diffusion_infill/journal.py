@@ -7,12 +7,16 @@ in it and pays for nothing again.
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.jsonl import Line, lines_of
+
+T = TypeVar("T")
+
+_AGAIN = ", and what it held is paid for again; or delete the file"
 
 
 class Journal:
@@ -57,6 +61,22 @@ class Journal:
     def get(self, key: str) -> Any | None:
         """The value of a key, or None."""
         return self._entries.get(key)
+
+    def read(self, key: str, parse: Callable[[Any], T]) -> T | None:
+        """What ``parse`` makes of the value of a key; None where there is no value.
+
+        Raises:
+            DataError: the value is none that ``parse`` takes.
+        """
+        if (value := self.get(key)) is None:
+            return None
+        try:
+            return parse(value)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"{self.path}: the value of {key!r} is damaged ({why}): delete its line{_AGAIN}"
+            ) from error
 
     def values(self) -> list[Any]:
         """All values, the oldest first."""
@@ -110,8 +130,7 @@ def _parsed(line: Line, **types: type) -> dict[str, Any]:
                 raise DataError(f"no entry with {name}")
     except DataError as error:
         raise DataError(
-            f"{line.origin} is damaged ({error}): delete this line, and what it held is paid for "
-            "again; or delete the file"
+            f"{line.origin} is damaged ({error}): delete this line{_AGAIN}"
         ) from error
     return entry
 

@@ -59,7 +59,8 @@ class Template:
     @property
     def ends_with_cue(self) -> bool:
         """Whether an answer goes on in the last line ("Output:")."""
-        return re.search(r":\W*$", self.body) is not None
+        end = re.match(r"\W*", self.body[::-1])  # backwards: one pass, however many colons
+        return end is not None and ":" in end[0]
 
 
 class TemplateAdapter(Adapter):
@@ -223,7 +224,7 @@ class TemplateAdapter(Adapter):
         text = _filled(shape, fields, values, absent=missing_field_message)
         if self.pattern is not None and self.pattern.search(text) is None:
             raise ValueError(
-                f"pattern {self.pattern.pattern!r} does not find the gold response {text!r}: give "
+                f"pattern {self.pattern.pattern!r} does not find the gold response {text!r:.200}: give "
                 "TemplateAdapter(response=...) a text with {field} placeholders that it does find"
             )
         return text
@@ -322,7 +323,7 @@ def first_label(text: str, labels: Sequence[Any]) -> Any:
         if (found := find_phrase(text_of := str(label), text))
     ]
     if not hits:
-        raise ValueError(f"{text!r} names none of {[str(label) for label in labels]}.")
+        raise ValueError(f"{text!r:.200} names none of {[str(label) for label in labels]}.")
     return labels[min(hits)[-1]]
 
 

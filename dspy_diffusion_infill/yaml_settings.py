@@ -1,6 +1,7 @@
 """Strict settings in YAML: pydantic dataclasses, and errors that name their place in the file."""
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -16,14 +17,13 @@ STRICT = ConfigDict(extra="forbid")
 
 
 def _number(value: Any) -> Any:
+    wrong = PydanticCustomError("number", "must be a number, got {got}", {"got": _short(value)})
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise PydanticCustomError("number", "must be a number, got {got}", {"got": repr(value)})
+        raise wrong
     try:
         number = float(value)  # YAML 1.1 reads 1e-5, without a point, as text
     except (ValueError, OverflowError):
-        raise PydanticCustomError(
-            "number", "must be a number, got {got}", {"got": repr(value)}
-        ) from None
+        raise wrong from None
     if not math.isfinite(number):
         raise PydanticCustomError("number", "must be a finite number, got {got}", {"got": number})
     return number
@@ -69,9 +69,10 @@ def _described(kind: type, error: ErrorDetails, where: str) -> str:
     """One line: the place, what it must be, and what it is."""
     path, owner = _place(kind, error["loc"])
     found, context, got = error["type"], error.get("ctx", {}), error["input"]
-    parent, place = ".".join([where, *path[:-1]]), ".".join([where, *path])
+    short = [key[:80] for key in path]
+    parent, place = ".".join([where, *short[:-1]]), ".".join([where, *short])
     if found == "unexpected_keyword_argument":
-        return f"{parent} has no key {path[-1]!r}{_hint(path[-1], owner)}"
+        return f"{parent} has no key {_short(path[-1])}{_hint(path[-1], owner)}"
     if found == "missing":
         is_item = path[-1].isdigit()
         return f"{parent} must have more items" if is_item else f"{parent} needs {path[-1]}"
@@ -81,7 +82,7 @@ def _described(kind: type, error: ErrorDetails, where: str) -> str:
         return f"{place} {error['msg']}"
     if found == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{place} must be one of {choices}; got {got!r}"
+        return f"{place} must be one of {choices}; got {_short(got)}"
     kinds = {
         "dataclass_type": "must be a mapping",
         "tuple_type": "must be a list",
@@ -90,7 +91,7 @@ def _described(kind: type, error: ErrorDetails, where: str) -> str:
         "string_type": "must be of type str",
     }
     wanted = kinds.get(found) or error["msg"].replace("Input should be", "must be")
-    return f"{place} {wanted}, got {got!r:.80}"
+    return f"{place} {wanted}, got {_short(got)}"
 
 
 def _place(kind: Any, path: Sequence[int | str]) -> tuple[list[str], Any]:
@@ -126,3 +127,10 @@ def _hint(key: str, owner: Any) -> str:
     names = [field.name for field in fields(owner)] if owner is not None else []
     close = get_close_matches(key, names, n=1)
     return f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(names)}"
+
+
+def _short(value: Any) -> str:
+    """The value as code, of which long or deep parts are left out."""
+    writer = reprlib.Repr()
+    writer.maxstring = writer.maxother = writer.maxlong = 80
+    return writer.repr(value)[:80]

@@ -13,6 +13,7 @@ from doubles import WordCountScorer, rule_lm
 from filelock import FileLock
 from test_diffusion_infill import TASK, answer_if_told_briefly, compile_with, program
 
+from dspy_diffusion_infill import journal
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer import plan
@@ -56,6 +57,49 @@ def test_a_damaged_first_line_is_named(header, tmp_path):
     (tmp_path / "journal.jsonl").write_text("\n".join([header, *lines_of(tmp_path)[1:], ""]))
     with pytest.raises(DataError, match=r"journal\.jsonl:1 is damaged"):
         compile_with(log_dir=tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize("about", ["baseline", "proposals", "trial", "spent"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        "text",
+        [1, 2],
+        [["fills"]],
+        [["m", -1, 0]],
+        [["m", 10**400, 0]],
+        {"scores": "x"},
+        {"scores": [], "failures": [], "failed": [], "num_unread": 0},
+        {"scores": [0.5] * 6, "failures": [], "failed": [99], "num_unread": 0},
+        {"scores": [None] * 6, "failures": [], "failed": [], "num_unread": 0},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_kind_is_named_and_no_other_error_comes_of_it(about, value, tmp_path):
+    compile_with(log_dir=tmp_path, **SMALL)
+    entries = [json.loads(line) for line in lines_of(tmp_path)]
+    if about == "spent":
+        entries.append({"key": "spent 0", "about": "spent", "value": value})
+    for entry in entries:
+        if entry.get("about") == about:
+            entry["value"] = value
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (tmp_path / "journal.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"journal\.jsonl: the value of .* is damaged .*delete its"):
+        compile_with(log_dir=tmp_path, **SMALL)
+
+
+def test_a_line_longer_than_any_entry_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MAX_LINE", 1000)
+    (tmp_path / "journal.jsonl").write_text('{"key": "a", "value": "' + "x" * 1000 + '"}\n')
+    with pytest.raises(DataError, match=r"journal\.jsonl:1 is damaged \(it is longer than 1000"):
+        Journal(tmp_path / "journal.jsonl")
+
+
+def test_numbers_that_json_lacks_come_back_as_they_were_written(tmp_path):
+    Journal(tmp_path / "j").put("a", [float("-inf"), float("inf")], about="likelihood")
+    assert Journal(tmp_path / "j").get("a") == [float("-inf"), float("inf")]
 
 
 def test_the_journal_of_another_version_is_refused(tmp_path, monkeypatch):

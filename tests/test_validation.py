@@ -57,7 +57,7 @@ def test_a_failure_counts_0_under_a_metric_of_shares():
 
 def test_an_evaluation_comes_back_from_the_journal_without_its_traces():
     found = Validator(Scoring(metric=loss)).evaluate(Numbers(raises=(2,)), ROWS)
-    again = evaluation_from_json(evaluation_to_json(found))
+    again = evaluation_from_json(evaluation_to_json(found), len(found.scores))
     assert (again.scores, again.failed, again.failures) == (found.scores, (2,), found.failures)
     assert again.traces == (None,) * 4
 

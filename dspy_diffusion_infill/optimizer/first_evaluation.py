@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.plan import Plan
@@ -49,8 +50,7 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
     Raises:
         TooManyFailuresError: too many rows raised.
     """
-    known = journal.get(_WORKED)
-    anew = plan.traces_wanted and known is None  # the journal has no traces
+    anew = plan.traces_wanted and journal.get(_WORKED) is None  # the journal has no traces
     baseline = validator.evaluate_once(
         plan.base, plan.valset, journal, _BASELINE, about=_BASELINE, anew=anew
     )
@@ -61,10 +61,9 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
         traced = validator.evaluate_once(
             runner, plan.trainset, journal, _TRACED, about=_TRACED, anew=anew
         )
-    if known is not None:
-        return FirstEvaluation(
-            baseline, worked_from_json(known, plan.base, plan.trainset), is_traced=True
-        )
+    read = partial(worked_from_json, program=plan.base, rows=plan.trainset)
+    if (worked := journal.read(_WORKED, read)) is not None:
+        return FirstEvaluation(baseline, worked, is_traced=True)
     worked = work_examples(plan.base, plan.names, plan.trainset, traced, names_in_traces(runner))
     plain = worked_to_json(worked, plan.base, plan.trainset)
     if plain is not None:

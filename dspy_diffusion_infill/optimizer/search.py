@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import dspy
+from pydantic import TypeAdapter
 
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.infiller.leaks import Likeness
@@ -34,6 +35,9 @@ from dspy_diffusion_infill.windows import Window
 __all__ = ["Search", "is_better"]
 
 LogLikelihoods = tuple[float, ...]
+
+_NUMBERS = TypeAdapter(list[float | None])
+_FILLS = TypeAdapter(list[tuple[list[str], float]])
 
 
 @dataclass(slots=True)
@@ -128,7 +132,7 @@ class Search:
         """
         pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
         parts = ("proposals", target.name, target.text, pieces, sweep)
-        if (known := self.journal.get(key_of(*parts))) is None:
+        if (known := self.journal.read(key_of(*parts), _FILLS.validate_python)) is None:
             options = self.plan.options
             seed = random.Random(f"{options.seed}/{parts}").randrange(2**31)
             with self.validator.budget.batch("proposals"):
@@ -141,7 +145,7 @@ class Search:
                     temperature=temperature,
                     weights=self._example_weights(target),
                 )
-            known = [[list(p.fills), p.confidence] for p in made]
+            known = [(list(p.fills), p.confidence) for p in made]
             self.journal.put(key_of(*parts), known, about=parts[0])
         made = [
             Proposal(
@@ -317,7 +321,7 @@ class Search:
             for key, log_likelihoods in zip(new, scored, strict=True):
                 plain = [None if math.isinf(one) else one for one in log_likelihoods]
                 self.journal.put(key, plain, about="likelihood")
-        known = [self.journal.get(key) or () for key in keys]
+        known = [self.journal.read(key, _NUMBERS.validate_python) or () for key in keys]
         return [tuple(-math.inf if one is None else one for one in own) for own in known]
 
     def _has(self, key: str) -> bool:

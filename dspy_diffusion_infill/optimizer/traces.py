@@ -96,6 +96,11 @@ def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
     return slots
 
 
+_WORKED = TypeAdapter(
+    dict[str, list[tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], int | None]]]
+)
+
+
 def worked_to_json(
     worked: Worked, program: dspy.Module, rows: Sequence[dspy.Example]
 ) -> dict[str, Any] | None:
@@ -120,11 +125,14 @@ def worked_to_json(
         return None
 
 
-def worked_from_json(
-    value: Mapping[str, Any], program: dspy.Module, rows: Sequence[dspy.Example]
-) -> Worked:
-    """What ``worked_to_json`` wrote."""
-    types = _field_types(program)
+def worked_from_json(value: Any, program: dspy.Module, rows: Sequence[dspy.Example]) -> Worked:
+    """What ``worked_to_json`` wrote.
+
+    Raises:
+        LookupError: it is of other predictors, fields or rows.
+        ValueError: it is none, or a value is not of its field's type.
+    """
+    value, types = _WORKED.validate_python(value), _field_types(program)
     return {
         name: tuple(
             WorkedExample(_read(inputs, types[name], rows), _read(outputs, types[name], rows), row)

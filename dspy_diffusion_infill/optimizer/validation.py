@@ -2,11 +2,13 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import dspy
+from pydantic import Field, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 
 from dspy_diffusion_infill.accounting import RunRefusedError
 from dspy_diffusion_infill.journal import Journal
@@ -19,6 +21,19 @@ from dspy_diffusion_infill.usage import ModelUsage, Usage, added
 __all__ = ["BudgetSpentError", "Validator", "evaluation_from_json", "evaluation_to_json"]
 
 _SPENT = "spent"  # in the journal: what an evaluation took of which no score counts
+
+
+class _EvaluationJson(TypedDict):
+    scores: list[float]
+    failures: list[str]
+    failed: list[int]
+    num_unread: int
+    usage: NotRequired[list[Any]]
+
+
+_EVALUATION = TypeAdapter(_EvaluationJson)
+_TOKENS = Annotated[int, Field(ge=0, lt=2**53)]
+_USAGE = TypeAdapter(list[tuple[str, _TOKENS, _TOKENS]])
 
 
 class Validator:
@@ -57,7 +72,7 @@ class Validator:
     def resume(self, journal: Journal) -> None:
         """Counts what evaluations took that were cut off in earlier processes."""
         for key in _spent_keys(journal):
-            self.budget.replay(_usage_from_json(journal.get(key)))
+            self.budget.replay(journal.read(key, _usage_from_json) or ())
 
     def replay(self, evaluation: Evaluation) -> None:
         """Counts an evaluation that was paid for in a run that was cut off."""
@@ -84,8 +99,8 @@ class Validator:
             about: what the journal's line says that it is.
             anew: evaluate it whatever the journal has.
         """
-        if (known := journal.get(key)) is not None:
-            evaluation = evaluation_from_json(known)
+        evaluation = journal.read(key, lambda value: evaluation_from_json(value, len(rows)))
+        if evaluation is not None:
             if not anew:
                 self.replay(evaluation)
                 return evaluation
@@ -217,7 +232,7 @@ def _usage_to_json(usage: Usage) -> list[Any]:
 
 
 def _usage_from_json(value: Any) -> Usage:
-    return tuple(ModelUsage(*one) for one in value)
+    return tuple(ModelUsage(*one) for one in _USAGE.validate_python(value))
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -231,14 +246,20 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluation_from_json(value: Mapping[str, Any]) -> Evaluation:
-    """An evaluation without traces."""
-    scores: Sequence[float] = value["scores"]
+def evaluation_from_json(value: Any, num_rows: int) -> Evaluation:
+    """An evaluation of so many rows, without traces.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _EVALUATION.validate_python(value)
+    if len(found["scores"]) != num_rows or not set(found["failed"]) <= set(range(num_rows)):
+        raise ValueError(f"it must be of {num_rows} rows")
     return Evaluation(
-        scores=tuple(scores),
-        traces=(None,) * len(scores),
-        failures=tuple(value["failures"]),
-        failed=tuple(value["failed"]),
-        num_unread=value["num_unread"],
-        usage=_usage_from_json(value.get("usage", ())),
+        scores=tuple(found["scores"]),
+        traces=(None,) * num_rows,
+        failures=tuple(found["failures"]),
+        failed=tuple(found["failed"]),
+        num_unread=found["num_unread"],
+        usage=_usage_from_json(found.get("usage", [])),
     )

@@ -48,7 +48,8 @@ class ServerScorer:
         """Log-probability of each response and the end of its turn, in nats; higher is better.
 
         Raises:
-            DiffusionInfillError: the server does not give the log-probabilities of prompts.
+            DiffusionInfillError: the server does not give the log-probabilities of prompts, or
+                answers what is no chat completion.
             openai.OpenAIError: it cannot be reached or refuses a request.
         """
         with ThreadPoolExecutor(self.num_threads) as threads:
@@ -59,6 +60,14 @@ class ServerScorer:
         self._client.close()
 
     def _score(self, pair: ScoredPair) -> float:
+        try:
+            return self._asked(pair)
+        except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+            raise DiffusionInfillError(
+                f"{self.name} answers what is no chat completion of vLLM: {error!r:.200}"
+            ) from error
+
+    def _asked(self, pair: ScoredPair) -> float:
         response = pair.response.strip()
         spoken = [*pair.messages, {"role": "assistant", "content": response}]
         closed = {"add_generation_prompt": False}

@@ -21,6 +21,17 @@ except ImportError as error:
         "recipes need PyYAML: pip install 'dspy-diffusion-infill[train]'"
     ) from error
 
+_NO_YAML = (
+    yaml.YAMLError,
+    # PyYAML's own, of values that do not have the form of their tag
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 _FOLDER = Path(str(resources.files("dspy_diffusion_infill.training"))) / "recipes"
 
 
@@ -61,7 +72,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         _set(tree, override)
     shared = tree.pop("optimizer", None) or {}
     if not isinstance(shared, dict):
-        raise ValueError(f"recipe.optimizer must be a mapping, got {shared!r}")
+        raise ValueError(f"recipe.optimizer must be a mapping, got {shared!r:.80}")
     stages = tree.get("stages")
     for stage in stages if isinstance(stages, list) else []:
         if isinstance(stage, dict):
@@ -85,7 +96,7 @@ def _recipe_file(name_or_path: str | Path, *, folder: Path | None = None) -> Pat
     names = recipe_names()
     if str(name_or_path) not in names:
         raise ValueError(
-            f"no recipe {str(name_or_path)!r}: give a .yaml file or one of {', '.join(names)}"
+            f"no recipe {str(name_or_path)!r:.80}: give a .yaml file or one of {', '.join(names)}"
         )
     return _FOLDER / f"{name_or_path}.yaml"
 
@@ -94,55 +105,58 @@ def _tree(file: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """What a recipe says, and in what it leaves out the recipe that it extends."""
     if file.resolve() in extended_by:
         raise ValueError(f"recipe {file} extends itself")
-    tree = _yaml(file.read_text(encoding="utf-8"), f"recipe {file}")
+    tree = _yaml(file.read_bytes(), f"recipe {file}")
     if not isinstance(tree, dict):
         raise ValueError(f"recipe {file} must be a mapping, got {type(tree).__name__}")
     if (extended := tree.pop("extends", None)) is None:
         return tree
     if not isinstance(extended, str):
-        raise ValueError(f"recipe.extends must be a recipe's name or file, got {extended!r}")
+        raise ValueError(f"recipe.extends must be a recipe's name or file, got {extended!r:.80}")
     below = _recipe_file(extended, folder=file.parent)
     return merged(_tree(below, extended_by=(*extended_by, file.resolve())), tree)
 
 
-def _yaml(text: str, place: str) -> Any:
+def _yaml(text: str | bytes, place: str) -> Any:
+    """Plain data: tags of Python are no YAML here, and aliases, which can multiply, are refused."""
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has an alias (*name): write the value out")
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{place} is no YAML: {' '.join(str(error).split())}") from error
+    except _NO_YAML as error:
+        raise ValueError(f"{place} is no YAML: {' '.join(str(error).split()):.300}") from error
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
     """Puts one ``key=value`` into the tree, in place."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise ValueError(f"an override must be key=value, got {override!r}")
+        raise ValueError(f"an override must be key=value, got {override!r:.80}")
     *parents, last = key.split(".")
     node: Any = tree
     for part in parents:
         node = _child(node, part, override)
-    value = _yaml(text, f"override {override!r}")
+    value = _yaml(text, f"override {override!r:.80}")
     if isinstance(node, list):
         node[_index(node, last, override)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise ValueError(f"override {override!r}: {last!r} is inside {node!r}, which has no keys")
+        raise ValueError(f"override {override!r:.80}: {last!r:.80} is inside {node!r:.80}, which has no keys")
 
 
 def _child(node: Any, part: str, override: str) -> Any:
     if isinstance(node, list):
         return node[_index(node, part, override)]
     if not isinstance(node, dict):
-        raise ValueError(f"override {override!r}: {part!r} is inside {node!r}, which has no keys")
+        raise ValueError(f"override {override!r:.80}: {part!r:.80} is inside {node!r:.80}, which has no keys")
     if node.get(part) is None:
         node[part] = {}
     return node[part]
 
 
 def _index(node: Sequence[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise ValueError(
-            f"override {override!r}: {part!r} must be the number of an item, 0..{len(node) - 1}"
+            f"override {override!r:.80}: {part!r:.80} must be the number of an item, 0..{len(node) - 1}"
         )
     return int(part)
