@@ -46,10 +46,10 @@ wheel: setup
 
 # Hashes of the wheels for this platform; torch is left out, whose build each machine chooses.
 lock: setup
-	grep -v '^torch==' constraints.txt > build/locked.txt
+	mkdir -p build && grep -v '^torch==' constraints.txt > build/locked.txt
 	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: \
 		--report build/lock.json --requirement build/locked.txt
-	$(BIN)/python -m tools.lock build/lock.json > constraints.lock
+	$(BIN)/python -m tools.lock build/lock.json > .ci/constraints.lock
 
 # Asks a database of known vulnerabilities, and so needs the network.
 audit: setup

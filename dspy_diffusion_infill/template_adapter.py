@@ -224,8 +224,8 @@ class TemplateAdapter(Adapter):
         text = _filled(shape, fields, values, absent=missing_field_message)
         if self.pattern is not None and self.pattern.search(text) is None:
             raise ValueError(
-                f"pattern {self.pattern.pattern!r} does not find the gold response {text!r:.200}: give "
-                "TemplateAdapter(response=...) a text with {field} placeholders that it does find"
+                f"pattern {self.pattern.pattern!r} does not find the gold response {text!r:.200}: "
+                "give TemplateAdapter(response=...) a text with {field} placeholders that it finds"
             )
         return text
 

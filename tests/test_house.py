@@ -171,9 +171,27 @@ def is_shipped(path: Path) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tracked files alone."""
+    folder = tmp_path_factory.mktemp("tree")
+    for path in tracked_files():
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by way of the sdist."""
+    return built(tree, tmp_path_factory.mktemp("wheel"))
+
+
 @pytest.mark.slow
-def test_an_installed_wheel_has_no_top_level_training(tmp_path):
-    names = wheel_names(tmp_path)
+def test_an_installed_wheel_has_no_top_level_training(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
     tops = {PurePosixPath(name).parts[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dspy_diffusion_infill"}
     for path in tracked_files():
@@ -182,21 +200,28 @@ def test_an_installed_wheel_has_no_top_level_training(tmp_path):
             assert "/".join(parts) in names
 
 
-def wheel_names(folder: Path) -> set[str]:
-    """What a wheel holds that is built, by way of the sdist, from the tracked files alone."""
+@pytest.mark.slow
+def test_a_wheel_of_the_same_files_is_equal_to_the_byte(wheel, tree, tmp_path):
+    """Without an sdist, from files with other times."""
+    for path in tree.rglob("*.py"):
+        os.utime(path, (0, 10**9))
+    assert built(tree, tmp_path, "--wheel").read_bytes() == wheel.read_bytes()
+
+
+def built(tree: Path, folder: Path, *options: str) -> Path:
+    """The wheel of a copy of the tree; without options by way of the sdist."""
     pytest.importorskip("setuptools", minversion="77")
     pytest.importorskip("build")
-    tree = folder / "tree"
-    for path in tracked_files():
-        copy = tree / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(tree)]
-    done = subprocess.run(build, capture_output=True, text=True)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), *options]
+    done = subprocess.run(
+        [*build, str(tree)],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "absent from the `packages` configuration" not in done.stdout + done.stderr
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        return set(wheel.namelist())
+    return next(folder.glob("*.whl"))
 
 
 def test_the_version_is_the_changelogs_newest():

@@ -12,7 +12,7 @@ from typing import Any
 
 HEAD = """\
 # Written by `make lock`: constraints.txt for Linux on x86-64 and Python 3.11, without torch.
-#   pip install --require-hashes --no-deps -r constraints.lock
+#   pip install --require-hashes --no-deps -r .ci/constraints.lock
 """
 
 
