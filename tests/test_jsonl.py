@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dspy_diffusion_infill import jsonl
 from dspy_diffusion_infill.cli.demo_run import own_rows
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.rows import read_rows
@@ -100,3 +101,32 @@ def test_lines_are_numbered_blank_ones_too(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n1\n \n2")
     assert [(line.number, line.parse()) for line in lines_of(file)] == [(2, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        (b'{"a": NaN}', "NaN is no number of JSON"),
+        (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "no JSON"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "at most 100 inside one another"),
+        (b"[" * 100_000, "at most 100 inside one another"),
+        (b'{"a": "' + b"x" * 2**10 + b'"}', "a line must be at most 1024 bytes"),
+    ],
+    ids=["NaN", "infinite", "digits", "deep", "endless", "long"],
+)
+def test_a_line_that_would_only_do_harm_is_refused_with_its_place(
+    line, match, tmp_path, monkeypatch
+):
+    if b"x" * 2**10 in line:
+        monkeypatch.setattr(jsonl, "MAX_LINE", 2**10)
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"{}\n" + line + b"\n")
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: .*{match}"):
+        list(objects_of(file))
+
+
+def test_what_is_nested_a_hundred_deep_is_read(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a":' * 100 + b"1" + b"}" * 100)
+    assert len(list(objects_of(file))) == 1

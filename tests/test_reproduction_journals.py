@@ -3,6 +3,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
@@ -50,6 +51,22 @@ def test_a_call_is_made_once_over_all_runs(tmp_path: Path) -> None:
                 assert lm("one", rollout_id=1) == ["answer 2"]
     assert len(server.bodies) == 3
     assert (calls.num_made, calls.num_known) == (0, 3)
+
+
+class Bomb:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickle_among_the_calls_is_not_run_and_the_call_is_made_anew(tmp_path: Path) -> None:
+    calls = CallJournal(tmp_path / "calls", Stop())
+    calls.put(request := {"model": "m", "prompt": "p"}, Bomb(tmp_path / "ran"))
+    again = CallJournal(tmp_path / "calls", Stop())
+    assert again.get(request) is None
+    assert not (tmp_path / "ran").exists()
 
 
 def test_dspys_own_cache_is_back_afterwards(tmp_path: Path) -> None:

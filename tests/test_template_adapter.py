@@ -69,6 +69,16 @@ def test_braces_that_are_no_placeholder_stay_literal():
     ]
 
 
+@pytest.mark.parametrize(
+    "poison",
+    ["{word.__class__}", "{word!r}", "{word:>999999999}", "{word[0]}", "{0}", "{{ word.upper() }}"],
+)
+def test_no_expression_of_any_template_language_is_evaluated(poison):
+    signature = dspy.Signature("word -> plural", f"Pluralise {{word}}. {poison}\nPlural:")
+    (message,) = TemplateAdapter().format(signature, [], {"word": "dog"})
+    assert message["content"] == f"Pluralise dog. {poison}\nPlural:"
+
+
 def test_a_placeholder_in_a_value_is_not_filled_in():
     signature = dspy.Signature("a, b -> c", "{a} and {b}")
     assert prompts(TemplateAdapter(), signature, [], {"a": "{b}", "b": "{a}"}) == ["{b} and {a}"]

@@ -198,6 +198,31 @@ def test_a_wrong_override_is_named(override, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("!!python/object/apply:os.mkdir [ran]", "could not determine a constructor"),
+        ("name: !!python/name:os.system", "could not determine a constructor"),
+        ("a: &a [x]\nb: [*a, *a]", r"it has an alias \(\*name\)"),
+        ("a: !!int ''", "is no YAML"),
+        ("a: !!bool x", "is no YAML"),
+        ("a: !!timestamp x", "is no YAML"),
+        ("[" * 10_000, "is no YAML"),
+        ("a: \0", "is no YAML"),
+        ("extends: ../../etc/passwd", "no recipe '../../etc/passwd'"),
+        ("steps: " + "9" * 5000, "is no YAML"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_recipe_made_to_do_harm_is_refused(text, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "hostile.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        load_recipe(path)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_recipe_that_is_no_yaml_is_named(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("name: a: b\n")

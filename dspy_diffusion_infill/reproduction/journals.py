@@ -109,6 +109,7 @@ class CallJournal(Cache):
             enable_memory_cache=True,
             disk_cache_dir=str(folder),
             disk_size_limit_bytes=_DISK_LIMIT,
+            restrict_pickle=True,  # answers are plain data: a run's folder may be a stranger's
         )
         self._disk: Any = self.disk_cache
         self.num_made = self.num_known = 0
