@@ -50,7 +50,7 @@ class Record:
         except (ValueError, OverflowError):
             raise self.error(name, f"must be a number, got {value!r:.60}") from None
         if not low <= number <= high:
-            raise self.error(name, f"must be in {low:g}..{high:g}, got {value!r}")
+            raise self.error(name, f"must be in {low:g}..{high:g}, got {value!r:.60}")
         return number
 
     def items(self, name: str) -> Sequence[Any]:
@@ -79,9 +79,8 @@ class Record:
             DataError: it is missing or of another type.
         """
         if name not in self.values or self.values[name] is None:
-            raise self.error(
-                name, f"is missing; the row has {', '.join(sorted(self.values)) or '-'}"
-            )
+            names = ", ".join(sorted(self.values)) or "-"
+            raise self.error(name, f"is missing; the row has {names:.300}")
         value = self.values[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.error(name, f"must be {called}, got {type(value).__name__}: {value!r:.60}")

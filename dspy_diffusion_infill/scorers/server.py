@@ -11,6 +11,16 @@ import openai
 from dspy_diffusion_infill.errors import DiffusionInfillError
 from dspy_diffusion_infill.scorers.protocol import ScoredPair
 
+_NO_COMPLETION = (
+    AttributeError,
+    LookupError,
+    RecursionError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""What comes of an HTTP body that is no chat completion."""
+
 
 class ServerScorer:
     """Asks the server of a ``dspy.LM`` for the log-probabilities of gold responses.
@@ -62,7 +72,7 @@ class ServerScorer:
     def _score(self, pair: ScoredPair) -> float:
         try:
             return self._asked(pair)
-        except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+        except _NO_COMPLETION as error:
             raise DiffusionInfillError(
                 f"{self.name} answers what is no chat completion of vLLM: {error!r:.200}"
             ) from error

@@ -7,10 +7,12 @@ too, is replaced.
 
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from dspy_diffusion_infill.errors import MissingDependencyError
+from dspy_diffusion_infill.jsonl import MAX_DEPTH
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.yaml_settings import merged, plain, validated
 
@@ -21,6 +23,7 @@ except ImportError as error:
         "recipes need PyYAML: pip install 'dspy-diffusion-infill[train]'"
     ) from error
 
+_LONGEST = 2**16
 _NO_YAML = (
     yaml.YAMLError,
     # PyYAML's own, of values that do not have the form of their tag
@@ -117,13 +120,25 @@ def _tree(file: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _yaml(text: str | bytes, place: str) -> Any:
-    """Plain data: tags of Python are no YAML here, and aliases, which can multiply, are refused."""
+    """Plain data: tags of Python are no YAML here, and aliases, which can multiply, are refused.
+
+    So are texts that would take PyYAML long, whose time grows with the square of open brackets.
+    """
     try:
+        if len(text) > _LONGEST or _depth(text) > MAX_DEPTH:
+            raise ValueError(f"it is longer than {_LONGEST} bytes or deeper than {MAX_DEPTH}")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it has an alias (*name): write the value out")
         return yaml.safe_load(text)
     except _NO_YAML as error:
         raise ValueError(f"{place} is no YAML: {' '.join(str(error).split()):.300}") from error
+
+
+def _depth(text: str | bytes) -> int:
+    """The most brackets that are open at once."""
+    characters = text.decode("latin-1") if isinstance(text, bytes) else text
+    steps = {"[": 1, "{": 1, "]": -1, "}": -1}
+    return max(accumulate(steps.get(one, 0) for one in characters), default=0)
 
 
 def _set(tree: dict[str, Any], override: str) -> None:

@@ -275,7 +275,8 @@ def _group(record: Mapping[str, Any]) -> Group:
 
 def _text(record: Mapping[str, Any], name: str, *, blank: bool = False) -> str:
     if name not in record:
-        raise DataError(f"the field {name!r} is missing; the row has {', '.join(record) or 'none'}")
+        names = ", ".join(record) or "none"
+        raise DataError(f"the field {name!r} is missing; the row has {names:.300}")
     value = record[name]
     if not isinstance(value, str):
         raise DataError(f"the field {name!r} must be text, got {value!r}")

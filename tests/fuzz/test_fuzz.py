@@ -170,6 +170,7 @@ ROWS = [
 
 @FUZZ
 @given(data=inputs(*ROWS))
+@example(data=b'{"prompt": "p", "' + b"NaN" * 3000 + b'": 1}')
 def test_rows(folder, data):
     path = folder / "rows.jsonl"
     path.write_bytes(data)
@@ -194,6 +195,9 @@ RECIPES = [SMALL, (Path(str(recipe._FOLDER)) / "dream-fs-lora.yaml").read_bytes(
 
 @FUZZ
 @given(data=inputs(*RECIPES))
+@example(data=b"[" * 3000)
+@example(data=b"- " * 3000)
+@example(data=b"a: {" * 3000)
 def test_a_recipe(folder, data):
     path = folder / "recipe.yaml"
     path.write_bytes(data)
@@ -288,6 +292,7 @@ LOGPROBS = [{"7": {"logprob": -0.5, "rank": 1}}] * 3
 
 @FUZZ
 @given(data=inputs(completion(), completion(prompt_logprobs=[None, *LOGPROBS])))
+@example(data=b"[" * 100_000)
 def test_an_http_body(scorer, data):
     scorer.answer = data
     pair = ScoredPair(messages=({"role": "user", "content": "Hi"},), response="Ho")
