@@ -129,9 +129,7 @@ def _parsed(line: Line, **types: type) -> dict[str, Any]:
             if name not in entry or not isinstance(entry[name], kind):
                 raise DataError(f"no entry with {name}")
     except DataError as error:
-        raise DataError(
-            f"{line.origin} is damaged ({error}): delete this line{_AGAIN}"
-        ) from error
+        raise DataError(f"{line.origin} is damaged ({error}): delete this line{_AGAIN}") from error
     return entry
 
 

@@ -13,7 +13,7 @@ from doubles import WordCountScorer, rule_lm
 from filelock import FileLock
 from test_diffusion_infill import TASK, answer_if_told_briefly, compile_with, program
 
-from dspy_diffusion_infill import journal
+from dspy_diffusion_infill import jsonl
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer import plan
@@ -90,10 +90,10 @@ def test_a_value_of_another_kind_is_named_and_no_other_error_comes_of_it(about, 
         compile_with(log_dir=tmp_path, **SMALL)
 
 
-def test_a_line_longer_than_any_entry_is_damaged(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "MAX_LINE", 1000)
+def test_a_line_longer_than_any_entry_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "MAX_LINE", 1000)
     (tmp_path / "journal.jsonl").write_text('{"key": "a", "value": "' + "x" * 1000 + '"}\n')
-    with pytest.raises(DataError, match=r"journal\.jsonl:1 is damaged \(it is longer than 1000"):
+    with pytest.raises(DataError, match=r"journal\.jsonl:1: a line must be at most 1000 bytes"):
         Journal(tmp_path / "journal.jsonl")
 
 

@@ -106,14 +106,12 @@ def test_lines_are_numbered_blank_ones_too(tmp_path):
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        (b'{"a": NaN}', "NaN is no number of JSON"),
-        (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "no JSON"),
         (b'{"a":' * 101 + b"1" + b"}" * 101, "at most 100 inside one another"),
         (b"[" * 100_000, "at most 100 inside one another"),
         (b'{"a": "' + b"x" * 2**10 + b'"}', "a line must be at most 1024 bytes"),
     ],
-    ids=["NaN", "infinite", "digits", "deep", "endless", "long"],
+    ids=["digits", "deep", "endless", "long"],
 )
 def test_a_line_that_would_only_do_harm_is_refused_with_its_place(
     line, match, tmp_path, monkeypatch
