@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := embedded,train,evaluation,dev,docs
+EXTRAS := embedded,train,evaluation,rivals,dev,docs
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test fuzz lint docs plots wheel lock audit clean

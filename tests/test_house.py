@@ -35,6 +35,7 @@ BEHAVIOURS = {
     "hostile_checkpoints": "checkpoints that are made to do harm",
     "house": "this file",
     "perplexity": "diffusion perplexity against full enumeration",
+    "rivals": "the comparison of optimizers in tests/benchmarks",
     "worked_tasks": "the worked tasks that the embedded denoiser is trained on",
 }
 

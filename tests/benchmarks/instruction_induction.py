@@ -1,21 +1,17 @@
 """Test accuracy before and after ``DiffusionInfill`` on instruction-induction tasks.
 
 The embedded pair, the first human instruction of each task, 16 training rows that are also the
-valset, and a budget of metric calls. Any folder of files of that schema will do: ``{task,
-human_instructions, train, test}`` with rows ``{input, outputs}``::
+valset, and a budget of metric calls. Any folder of files of the schema in ``induction`` will do::
 
     python tests/benchmarks/instruction_induction.py --data FOLDER [FOLDER ...] --json OUT.json
 
 Tasks and seeds that OUT.json has already are not run again. ``--adaptive`` runs the adaptive search
-with racing and contexts from failures. Options are chosen on one half of the tasks and reported on
-the other: of the sorted names, ``--half choose`` takes the 1st, 3rd, … and ``--half report`` the
-2nd, 4th, ….
+with racing and contexts from failures. ``--half`` takes one half of the tasks.
 """
 
 import argparse
 import json
 import logging
-import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +19,7 @@ from typing import Any
 
 import dspy
 import numpy as np
+from induction import HALVES, NUM_TRAIN, Task, accuracy, equals_one_of, load_tasks
 
 from dspy_diffusion_infill import (
     DiffusionInfill,
@@ -32,7 +29,6 @@ from dspy_diffusion_infill import (
     load_denoiser,
 )
 
-NUM_TRAIN = 16
 ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
 
 
@@ -57,36 +53,8 @@ class Result:
         )
 
 
-def equals_one_of(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-    """Right if the answer is one of the outputs, ignoring case and a final full stop."""
-
-    def folded(text: str) -> str:
-        return " ".join(text.lower().split()).removesuffix(".")
-
-    return float(folded(str(prediction.output)) in {folded(text) for text in example.outputs})
-
-
-def load_rows(rows: list[dict[str, Any]]) -> list[dspy.Example]:
-    return [
-        dspy.Example(input=r["input"], output=r["outputs"][0], outputs=r["outputs"]).with_inputs(
-            "input"
-        )
-        for r in rows
-    ]
-
-
-def accuracy(program: dspy.Module, rows: list[dspy.Example]) -> float:
-    evaluate = dspy.Evaluate(devset=rows, metric=equals_one_of, max_errors=len(rows) + 1)
-    return float(np.mean([float(score) for *_, score in evaluate(program).results]))
-
-
-def run_task(file: Path, seed: int, options: argparse.Namespace, denoiser: Any) -> Result:
-    task = json.loads(file.read_text(encoding="utf-8"))
-    train = random.Random(f"{task['task']}/{seed}").sample(
-        task["train"], min(NUM_TRAIN, len(task["train"]))
-    )
-    instructions = task["human_instructions"][0]
-    program = dspy.Predict(dspy.Signature("input -> output", instructions))
+def run_task(task: Task, seed: int, options: argparse.Namespace, denoiser: Any) -> Result:
+    program = task.program()
     started = time.perf_counter()
     optimizer = DiffusionInfill(
         equals_one_of,
@@ -100,17 +68,17 @@ def run_task(file: Path, seed: int, options: argparse.Namespace, denoiser: Any) 
         **(ADAPTIVE if options.adaptive else {}),
         sampling=Sampling(cached=options.cached),
     )
-    better = optimizer.compile(program, load_rows(train))
+    better = optimizer.compile(program, task.rows(seed))
     seconds = time.perf_counter() - started
-    test = load_rows(task["test"][: options.test_rows])
+    test = task.test[: options.test_rows]
     return Result(
-        task=task["task"],
+        task=task.name,
         seed=seed,
         test_before=accuracy(program, test),
         test_after=accuracy(better, test),
         metric_calls=better.detailed_results.metric_calls,
         seconds=round(seconds, 1),
-        instructions_before=instructions,
+        instructions_before=task.instructions[0],
         instructions_after=better.signature.instructions,
         end_reason=better.detailed_results.end_reason,
     )
@@ -150,22 +118,11 @@ def write_results(path: Path, results: list[Result]) -> None:
     whole.replace(path)
 
 
-def chosen_files(options: argparse.Namespace) -> list[Path]:
-    """The files of the tasks to run, sorted by name."""
-    found = {path.stem: path for folder in options.data for path in folder.glob("*.json")}
-    names = sorted(found)
-    names = {"choose": names[::2], "report": names[1::2], "all": names}[options.half]
-    asked = options.tasks.split(",") if options.tasks else names
-    if unknown := [name for name in asked if name not in names]:
-        raise SystemExit(f"--tasks must be among {names}, got {unknown}")
-    return [found[name] for name in asked]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--tasks", help="comma-separated; all files of the folders by default")
-    parser.add_argument("--half", choices=["choose", "report", "all"], default="all")
+    parser.add_argument("--half", choices=HALVES, default="all")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-metric-calls", type=int, default=400)
     parser.add_argument("--sweeps", type=int, default=12)
@@ -178,15 +135,15 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("dspy").setLevel(logging.CRITICAL)  # answers that are empty are scored 0
     logging.getLogger("dspy_diffusion_infill").setLevel(logging.ERROR)
-    files = chosen_files(options)
+    tasks = load_tasks(options.data, options.half, options.tasks)
     denoiser = load_denoiser(options.denoiser)
     dspy.configure(lm=embedded_lm(), adapter=TemplateAdapter())
     results = read_results(options.json)
     done = {(result.task, result.seed) for result in results}
-    for file in files:
+    for task in tasks:
         for seed in range(options.seeds):
-            if (file.stem, seed) not in done:
-                results.append(run_task(file, seed, options, denoiser))
+            if (task.name, seed) not in done:
+                results.append(run_task(task, seed, options, denoiser))
                 print(results[-1], flush=True)
                 write_results(options.json, results)
     print(summary(results))

@@ -1,0 +1,1 @@
+"""The parts of ``rivals.py``: the arms, the ledger that caps them, curves, tables and plot."""

@@ -1,0 +1,71 @@
+"""The arms that fill windows: ours, its ablations, and the controls."""
+
+from functools import partial
+from typing import Any
+
+from dspy_diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.acceptance import MetricFirst
+from dspy_diffusion_infill.optimizer.results import results_of
+from rival_arms.fillers import CausalFills, OtherFills, RandomWords
+from rival_arms.job import Arm, Job
+from rival_arms.ledger import Incumbent, trajectory_of
+
+ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
+PAPER = {
+    "guidance": None,
+    "order": "left_to_right",
+    "validation": "full",
+    "examples": "random",
+}
+SWITCHES: dict[str, dict[str, Any]] = {
+    "without_order": {"order": "left_to_right", "sweeps": 12},
+    "without_choice_of_windows": {"order": "random"},
+    "without_racing": {"validation": "full"},
+    "without_failures": {"examples": "random"},
+    "without_guidance": {"guidance": None},
+    "without_examples": {"examples_per_context": (1, 1)},
+    "with_pool": {"parents": "pool"},
+    "with_holdout": {"holdout": 0.25},
+    "without_label_guard": {"acceptance": MetricFirst(labels=())},
+    "with_paired_test": {"acceptance": MetricFirst(max_p=0.2)},
+}
+"""Each changes one thing of the adaptive search."""
+
+
+def infill(job: Job, denoiser: Any = None, **options: Any) -> list[Incumbent]:
+    """``DiffusionInfill`` with these options, by default its own."""
+    optimizer = DiffusionInfill(
+        job.metric,
+        denoiser or job.denoiser,
+        max_metric_calls=job.ledger.budget,
+        max_errors=len(job.rows),
+        sampling=job.sampling,
+        seed=job.seed,
+        display_progress=False,
+        **options,
+    )
+    return trajectory_of(results_of(optimizer.compile(job.program, job.rows)))
+
+
+def random_fills(job: Job) -> list[Incumbent]:
+    """The adaptive search with random words in its windows."""
+    words = RandomWords(job.denoiser, job.words)
+    return infill(job, OtherFills(job.denoiser, words), **ADAPTIVE)
+
+
+def causal_fills(job: Job) -> list[Incumbent]:
+    """The adaptive search with what the causal LM writes after the text left of its windows."""
+    filler = CausalFills(job.denoiser, job.denoiser_name)
+    return infill(job, OtherFills(job.denoiser, filler), **ADAPTIVE)
+
+
+ARMS: dict[str, Arm] = {
+    "infill": infill,
+    "infill_adaptive": partial(infill, **ADAPTIVE),
+    "paper": partial(infill, **PAPER),
+    "random": random_fills,
+    "causal": causal_fills,
+}
+ABLATIONS: dict[str, Arm] = {
+    name: partial(infill, **{**ADAPTIVE, **switch}) for name, switch in SWITCHES.items()
+}
