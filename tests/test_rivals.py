@@ -1,10 +1,12 @@
 """The comparison of optimizers: the cap, the curves, the resume, and the adapter of small LMs."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import dspy
 import pytest
 from doubles import RuleEngine, WordCountScorer, WordDenoiser, rule_lm
+from tiny_models import MASK, byte_tokenizer, save_causal
 
 pytest.importorskip("optuna")
 pytest.importorskip("cutia")
@@ -12,9 +14,10 @@ pytest.importorskip("matplotlib")
 
 import rivals
 from induction import Task, equals_one_of
+from rival_arms.chunks import located
 from rival_arms.curves import Outcome, report
 from rival_arms.field_by_field import FieldByField
-from rival_arms.fillers import OtherFills, RandomWords
+from rival_arms.fillers import CausalFills, OtherFills, RandomWords
 from rival_arms.infilling import ABLATIONS, infill
 from rival_arms.job import Job
 from rival_arms.ledger import BudgetSpent, Incumbent, Ledger
@@ -22,6 +25,7 @@ from rival_arms.plot import save
 
 from dspy_diffusion_infill import Sampling, TemplateAdapter
 from dspy_diffusion_infill.denoisers import InfillRequest
+from dspy_diffusion_infill.denoisers.checkpoints.causal import load_causal
 from dspy_diffusion_infill.optimizer import guidance
 
 START = "Say what it is."
@@ -77,6 +81,7 @@ def run(name: str, budget: int, monkeypatch, threads: int = 1):
     return len(engine.prompts), job, found, error
 
 
+@pytest.mark.filterwarnings("ignore:The 'format' argument:DeprecationWarning")  # cutia's
 @pytest.mark.parametrize("name", [*EXACT, *CUT_OFF])
 def test_no_arm_runs_the_program_more_often_than_it_may(name, monkeypatch):
     calls, job, found, error = run(name, 22, monkeypatch)
@@ -85,6 +90,7 @@ def test_no_arm_runs_the_program_more_often_than_it_may(name, monkeypatch):
     assert 16 <= calls <= 22
     assert calls == 22 or name not in ("copro", "mipro", "cutia")
     assert found[0] == (0, START)
+    assert len({run.instructions for run in job.ledger.runs}) > 1
     assert all(a.calls < b.calls <= calls for a, b in pairwise(found))
 
 
@@ -144,6 +150,34 @@ def test_fills_are_words_of_the_source_and_nothing_else_changes():
     assert {*first[2:4], first[5]} <= {"long", "words", "ones"}
 
 
+def test_the_causal_lm_goes_on_from_the_left_without_special_tokens(tmp_path):
+    model = load_causal(save_causal(tmp_path)).eval()
+    tokenizer = byte_tokenizer()
+    mask_id = tokenizer.convert_tokens_to_ids(MASK)
+    checkpoint = SimpleNamespace(temperature=0.8)
+    own = SimpleNamespace(tokenizer=tokenizer, mask_id=mask_id, checkpoint=checkpoint)
+    fills = CausalFills(own, model)
+    first, again, other = (fills.fill([1, 2, 3], 40, seed, Sampling()) for seed in (1, 1, 2))
+    assert first == again != other
+    assert len(first) == len(other) == 40
+    assert not {mask_id, *tokenizer.all_special_ids} & {*first, *other}
+
+
+@pytest.mark.parametrize(
+    ("quote", "chunk"),
+    [
+        ("the sentence", "the sentence"),
+        ("The senten", "the sentence"),
+        ("sentence is rude, or", "sentence is rude or"),
+        ("", ""),
+    ],
+)
+def test_a_chunk_is_the_words_that_are_most_like_what_the_lm_quotes(quote, chunk):
+    text = "Say if the sentence is rude or not, in one word."
+    left, found, right = located(text, quote)
+    assert (left + found + right, found) == (text, chunk)
+
+
 def outcome(**changes) -> Outcome:
     """The start, and two better incumbents, of 100 runs."""
     curve, texts = ((0, 0.2), (50, 0.6), (80, 0.7)), ("x", "y", "z")
@@ -156,10 +190,9 @@ def test_area_gain_and_runs_to_the_gain_of_a_curve():
     one = outcome()
     assert one.area == pytest.approx(0.5 * 0.2 + 0.3 * 0.6 + 0.2 * 0.7)
     assert one.gain == pytest.approx(0.5)
-    assert one.calls_to_gain == 80
+    assert [one.calls_to(score) for score in (0.2, 0.3, 0.65, 0.9)] == [0, 50, 80, 100]
     assert [one.score_at(calls) for calls in (0, 49, 50, 100)] == [0.2, 0.2, 0.6, 0.7]
     assert outcome(curve=((0, 0.2),)).area == pytest.approx(0.2)
-    assert outcome(curve=((0, 0.2), (10, 0.1))).calls_to_gain is None
 
 
 def test_tables_are_over_tasks_and_each_half_has_its_own(tmp_path):
@@ -175,8 +208,8 @@ def test_tables_are_over_tasks_and_each_half_has_its_own(tmp_path):
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Half: choose", "## Half: report", "## Half: all",
     ]  # fmt: skip
-    assert "| infill | 2 | 42.0 |  | +50.0 | +50.0 | 100 | 80 |" in text
-    assert "| copro | 1 | 20.0 | -22.0 | +0.0 | +0.0 | 100 |  |" in text
+    assert "| infill | 2 | 42.0 |  | +50.0 |  | +50.0 | 100 | 80 |" in text
+    assert "| copro | 1 | 20.0 | -22.0 | +0.0 | -50.0 | +0.0 | 100 | 100 |" in text
     assert "| mipro | did not run |" in text
     assert "- mipro, a, seed 0: ImportError: optuna" in text
     save(outcomes, tmp_path / "plot.svg")
@@ -187,7 +220,7 @@ def test_tables_are_over_tasks_and_each_half_has_its_own(tmp_path):
 def test_what_the_file_has_is_not_run_again(is_torn, tmp_path, monkeypatch):
     task = Task("things", "choose", (START,), ROWS, ROWS)
     options = rivals.parsed(
-        ["--data", "x", "--json", str(tmp_path / "out.jsonl"), "--max-metric-calls", "8",
+        ["--data", "x", "--json", str(tmp_path / "out.jsonl"), "--calls", "8",
          "--seeds", "1", "--answers", "free", "literal"]
     )  # fmt: skip
     lm, _ = rule_lm(answers)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rivals.py --data FOLDER [FOLDER ...] --demo --json OUT.jsonl
 
-Each arm may run the program ``--max-metric-calls`` times, its first evaluation included; an arm
+Each arm may run the program ``--calls`` times, its first evaluation included; an arm
 that asks for more is cut off, and its best instructions so far count. These incumbents are then
 scored on held-out rows, outside the budget. The figure of merit is the area under that curve, as
 the mean score over the budget.
@@ -72,7 +72,7 @@ class Setting:
     def key(self, task: Task, answers: str, arm: str, seed: int) -> str:
         """Of a line: all that its figures depend on, code and weights apart."""
         o = self.options
-        shared = f"{o.max_metric_calls} runs, {o.test_rows or 'all'} test rows"
+        shared = f"{o.calls} runs, {o.test_rows or 'all'} test rows"
         models = f"{self.lm.model}, {self.prompt_lm.model}, {o.denoiser}"
         sampling = "cached" if o.cached else "exact"
         return f"{task.name}/{answers}/{arm}/{seed} ({shared}; {models}, {sampling})"
@@ -94,7 +94,7 @@ def run_one(setting: Setting, task: Task, answers: str, name: str, arm: Arm, see
     options = setting.options
     program, rows = task.program(is_typed=answers == "literal"), task.rows(seed)
     start = program.signature.instructions
-    ledger = Ledger(start, rows, equals_one_of, options.max_metric_calls)
+    ledger = Ledger(start, rows, equals_one_of, options.calls)
     job = Job(
         program=program,
         rows=rows,
@@ -121,7 +121,7 @@ def run_one(setting: Setting, task: Task, answers: str, name: str, arm: Arm, see
         answers=answers,
         arm=name,
         seed=seed,
-        budget=options.max_metric_calls,
+        budget=options.calls,
         calls=len(ledger.runs),
         curve=tuple((calls, scores[text]) for calls, text in incumbents),
         instructions=tuple(text for _, text in incumbents),
@@ -217,7 +217,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--reference", default="infill", help="arm to compare with")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--max-metric-calls", type=int, default=400)
+    parser.add_argument("--calls", type=int, default=400)
     parser.add_argument("--test-rows", type=int)
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--lm", help="of litellm, such as openai/gpt-4o-mini; embedded by default")

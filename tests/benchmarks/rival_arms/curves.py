@@ -10,7 +10,7 @@ from dspy_diffusion_infill.evaluation.statistics import Interval, compare_means
 
 Point = tuple[int, float]
 Figure = Callable[["Outcome"], float | None]
-_NEARLY = 0.9  # of its own final gain
+_NEARLY = 0.9  # of the reference's final gain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +64,9 @@ class Outcome:
         """Held-out score at the end over that of the start."""
         return self.curve[-1][1] - self.curve[0][1]
 
-    @property
-    def calls_to_gain(self) -> int | None:
-        """Program runs until 90 % of its own final gain; None where there is none."""
-        if self.gain <= 0:
-            return None
-        wanted = self.curve[0][1] + _NEARLY * self.gain
-        return next(calls for calls, score in self.curve if score >= wanted)
+    def calls_to(self, score: float) -> int:
+        """Program runs until an incumbent scores so much; the budget where none does."""
+        return next((calls for calls, found in self.curve if found >= score), self.budget)
 
     def score_at(self, calls: int) -> float:
         """Held-out score of the incumbent after so many program runs."""
@@ -101,38 +97,61 @@ def report(outcomes: Sequence[Outcome], reference: str) -> str:
 
 def _arms_table(outcomes: Sequence[Outcome], reference: str) -> str:
     """By area under the curve, in points; intervals by bootstrap over tasks."""
-    rows = []
-    for arm in dict.fromkeys(o.arm for o in outcomes):
-        areas = by_task(outcomes, arm, lambda o: o.area)
-        if not areas:
-            rows.append((0.0, [arm, "did not run", *[""] * 7]))
-            continue
-        gains = by_task(outcomes, arm, lambda o: o.gain)
-        calls = by_task(outcomes, arm, lambda o: o.calls)
-        nearly = by_task(outcomes, arm, lambda o: o.calls_to_gain)
-        others = by_task(outcomes, reference, lambda o: o.area)
-        shared = sorted(areas.keys() & others.keys())
-        against = _with_interval([others[t] for t in shared], [areas[t] for t in shared], "+")
-        values = [
-            arm,
-            str(len(areas)),
-            _with_interval([0.0] * len(areas), list(areas.values())),
-            against if arm != reference else "",
-            _with_interval([0.0] * len(gains), list(gains.values()), "+"),
-            f"{100 * min(gains.values()):+.1f}",
-            f"{np.mean(list(calls.values())):.0f}",
-            f"{np.mean(list(nearly.values())):.0f}" if nearly else "",
-        ]
-        rows.append((float(np.mean(list(areas.values()))), values))
-    head = ["Arm", "Tasks", "Area", f"Area over {reference}", "Gain", "Worst task", "Runs"]
-    head.append("Runs to 90 % of its gain")
-    return _table(head, [values for _, values in sorted(rows, key=lambda row: -row[0])])
+    head = ["Arm", "Tasks", "Area", f"Area over {reference}", "Gain", f"Gain over {reference}"]
+    head += ["Worst task", "Runs", f"Runs to {_NEARLY:.0%} of the gain of {reference}"]
+    areas = {arm: by_task(outcomes, arm, _area) for arm in dict.fromkeys(o.arm for o in outcomes)}
+    means = {arm: np.mean(list(own.values())) for arm, own in areas.items() if own}
+    rows = [_arm_row(outcomes, arm, reference) for arm in sorted(means, key=lambda a: -means[a])]
+    rows += [[arm, "did not run", *[""] * 7] for arm in areas if arm not in means]
+    return _table(head, rows)
+
+
+def _arm_row(outcomes: Sequence[Outcome], arm: str, reference: str) -> list[str]:
+    wanted = {
+        (o.task, o.answers, o.seed): o.curve[0][1] + _NEARLY * o.gain
+        for o in outcomes
+        if o.arm == reference and o.gain > 0
+    }
+
+    def calls_to_wanted(one: Outcome) -> float | None:
+        score = wanted.get((one.task, one.answers, one.seed))
+        return None if score is None else one.calls_to(score)
+
+    def against(figure: Figure) -> str:
+        own, others = by_task(outcomes, arm, figure), by_task(outcomes, reference, figure)
+        tasks = sorted(own.keys() & others.keys()) if arm != reference else []
+        return _with_interval([others[t] for t in tasks], [own[t] for t in tasks], "+")
+
+    areas, gains, calls, nearly = (
+        list(by_task(outcomes, arm, figure).values())
+        for figure in (_area, _gain, lambda o: o.calls, calls_to_wanted)
+    )
+    nothing = [0.0] * len(areas)
+    return [
+        arm,
+        str(len(areas)),
+        _with_interval(nothing, areas),
+        against(_area),
+        _with_interval(nothing, gains, "+"),
+        against(_gain),
+        f"{100 * min(gains):+.1f}",
+        f"{np.mean(calls):.0f}",
+        f"{np.mean(nearly):.0f}" if nearly else "",
+    ]
+
+
+def _area(one: Outcome) -> float:
+    return one.area
+
+
+def _gain(one: Outcome) -> float:
+    return one.gain
 
 
 def _gains_table(outcomes: Sequence[Outcome]) -> str:
     """Held-out score of the start, and each arm's gain, by task, in points."""
     arms = list(dict.fromkeys(o.arm for o in outcomes))
-    gains = {arm: by_task(outcomes, arm, lambda o: o.gain) for arm in arms}
+    gains = {arm: by_task(outcomes, arm, _gain) for arm in arms}
     start = {(o.task, o.answers): o.curve[0][1] for o in outcomes}
     rows = [
         [task, answers, f"{100 * before:.1f}"]

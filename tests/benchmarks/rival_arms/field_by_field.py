@@ -1,5 +1,6 @@
 """An adapter under which a small LM can answer optimizers' prompts: one field a call."""
 
+import contextlib
 import random
 from typing import Any
 
@@ -48,8 +49,7 @@ class FieldByField(TemplateAdapter):
         answers: dict[str, Any] = {}
         for name in signature.output_fields:
             alone = self._with_one_output(signature, name)
-            messages = self.format(alone, [], {**inputs, **answers})
-            answers[name] = self._read(lm, options, alone, messages)
+            answers[name] = self._asked(lm, options, alone, {**inputs, **answers})
         return answers
 
     def _with_one_output(
@@ -67,20 +67,20 @@ class FieldByField(TemplateAdapter):
             fields[name] = (field.annotation, dspy.InputField())
         return dspy.Signature(fields, signature.instructions)
 
-    def _read(
+    def _asked(
         self,
         lm: dspy.BaseLM,
         options: dict[str, Any],
         signature: type[dspy.Signature],
-        messages: list[dict[str, Any]],
+        inputs: dict[str, Any],
     ) -> Any:
+        """The value of the one output field."""
         for _ in range(_TRIES):
-            answer = lm(messages=messages, **options, seed=self._rng.randrange(2**31))[0]
-            text = answer["text"] if isinstance(answer, dict) else answer
-            try:
-                (value,) = self.parse(signature, text).values()
-            except AdapterParseError:
-                continue
-            return value
+            again = {**options, "seed": self._rng.randrange(2**31)}
+            with contextlib.suppress(AdapterParseError):
+                ((value,),) = (
+                    one.values() for one in super().__call__(lm, again, signature, [], inputs)
+                )
+                return value
         (field,) = signature.output_fields.values()
         return "" if field.annotation is str else None

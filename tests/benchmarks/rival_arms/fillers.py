@@ -10,7 +10,6 @@ import torch
 
 from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, ScoreRequest
 from dspy_diffusion_infill.denoisers.protocol import Denoiser, Encoding, Message
-from dspy_diffusion_infill.training.causal_base import load_causal_base
 
 
 class Filler(Protocol):
@@ -82,13 +81,8 @@ class CausalFills:
 
     name = "causal base"
 
-    def __init__(self, denoiser: Any, name: str) -> None:
-        """``name`` is the denoiser's, as ``load_denoiser`` takes it.
-
-        Raises:
-            ValueError: it was not made from a causal LM.
-        """
-        self._model = load_causal_base(name)
+    def __init__(self, denoiser: Any, model: Any) -> None:
+        self._model = model
         tokenizer = denoiser.tokenizer
         special = {denoiser.mask_id, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self._special = sorted(special)
@@ -99,7 +93,7 @@ class CausalFills:
         prompt, heat = torch.tensor([list(left)]), sampling.temperature
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(seed)
-            written = self._model.generate(  # pyright: ignore[reportCallIssue]
+            written = self._model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=True,

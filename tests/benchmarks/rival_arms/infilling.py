@@ -6,6 +6,7 @@ from typing import Any
 from dspy_diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.acceptance import MetricFirst
 from dspy_diffusion_infill.optimizer.results import results_of
+from dspy_diffusion_infill.training.causal_base import load_causal_base
 from rival_arms.fillers import CausalFills, OtherFills, RandomWords
 from rival_arms.job import Arm, Job
 from rival_arms.ledger import Incumbent, trajectory_of
@@ -55,7 +56,7 @@ def random_fills(job: Job) -> list[Incumbent]:
 
 def causal_fills(job: Job) -> list[Incumbent]:
     """The adaptive search with what the causal LM writes after the text left of its windows."""
-    filler = CausalFills(job.denoiser, job.denoiser_name)
+    filler = CausalFills(job.denoiser, load_causal_base(job.denoiser_name))
     return infill(job, OtherFills(job.denoiser, filler), **ADAPTIVE)
 
 

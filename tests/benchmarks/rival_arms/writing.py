@@ -1,7 +1,7 @@
 """The arms that write whole instructions: APE, COPRO, MIPROv2, GEPA and CUTIA."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -12,6 +12,7 @@ from dspy_diffusion_infill.optimizer.guidance import guide_for
 from dspy_diffusion_infill.optimizer.traces import make_slots, work_examples
 from dspy_diffusion_infill.programs import signature_of, with_instructions
 from dspy_diffusion_infill.runs import evaluate
+from rival_arms.chunks import QuotedChunks
 from rival_arms.field_by_field import FieldByField
 from rival_arms.job import Arm, Job
 from rival_arms.ledger import Incumbent
@@ -98,6 +99,7 @@ def mipro(job: Job) -> list[Incumbent]:
 
 def gepa(job: Job) -> list[Incumbent]:
     """Told what was answered and what would have been right."""
+    from dspy.teleprompt.gepa import InstructionProposer
 
     def metric(gold: Any, pred: Any, trace: Any = None, name: Any = None, sub: Any = None) -> Any:
         score = job.metric(gold, pred)
@@ -105,8 +107,11 @@ def gepa(job: Job) -> list[Incumbent]:
         feedback = f"{said}. It was right." if score else f"{said}, and not {gold.output!r}."
         return dspy.Prediction(score=score, feedback=feedback)
 
+    adapter = dspy.settings.adapter  # GEPA's own is JSONAdapter
+    proposer = InstructionProposer(adapter=adapter) if isinstance(adapter, FieldByField) else None
     optimizer = dspy.GEPA(
         metric=metric,
+        instruction_proposer=proposer,
         reflection_lm=job.prompt_lm,
         max_metric_calls=job.ledger.budget,
         seed=job.seed,
@@ -128,11 +133,9 @@ def cutia(job: Job) -> list[Incumbent]:
         seed=job.seed,
     )
     rows = list(job.rows)
-    adapter = dspy.settings.adapter
-    own: Callable[[], Any] = dspy_adapter.BoundedChatAdapter
-    if isinstance(adapter, FieldByField):  # CUTIA sets an adapter of its own
-        own = lambda: adapter  # noqa: E731
-    with mock.patch.object(dspy_adapter, "BoundedChatAdapter", own):
+    is_small = isinstance(dspy.settings.adapter, FieldByField)
+    own = QuotedChunks(job.seed) if is_small else dspy_adapter.BoundedChatAdapter()
+    with mock.patch.object(dspy_adapter, "BoundedChatAdapter", return_value=own):
         return _final(job, optimizer.compile(job.program, trainset=rows, valset=rows))
 
 
