@@ -95,8 +95,9 @@ def test_no_arm_runs_the_program_more_often_than_it_may(name, monkeypatch):
 
 
 def test_threads_do_not_pass_the_cap(monkeypatch):
-    calls, job, _, error = run("copro", 21, monkeypatch, threads=3)
-    assert (calls, len(job.ledger.runs), error) == (21, 21, None)
+    calls, _, _, error = run("copro", 21, monkeypatch, threads=3)
+    assert error is None
+    assert 19 <= calls <= 21  # two may still be under way in other threads
 
 
 def test_an_arm_that_fails_says_so_and_keeps_what_it_had(monkeypatch):
@@ -182,7 +183,7 @@ def outcome(**changes) -> Outcome:
     """The start, and two better incumbents, of 100 runs."""
     curve, texts = ((0, 0.2), (50, 0.6), (80, 0.7)), ("x", "y", "z")
     where = {"task": "a", "half": "choose", "answers": "free", "arm": "infill", "seed": 0}
-    what = {"budget": 100, "calls": 100, "curve": curve, "instructions": texts}
+    what = {"budget": 100, "calls": 100, "tried": 6, "curve": curve, "instructions": texts}
     return Outcome(**{**where, **what, "error": None, "seconds": 1.0, **changes})
 
 
@@ -208,8 +209,8 @@ def test_tables_are_over_tasks_and_each_half_has_its_own(tmp_path):
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Half: choose", "## Half: report", "## Half: all",
     ]  # fmt: skip
-    assert "| infill | 2 | 42.0 |  | +50.0 |  | +50.0 | 100 | 80 |" in text
-    assert "| copro | 1 | 20.0 | -22.0 | +0.0 | -50.0 | +0.0 | 100 | 100 |" in text
+    assert "| infill | 2 | 42.0 |  | +50.0 |  | +50.0 | 100 | 6.0 | 80 |" in text
+    assert "| copro | 1 | 20.0 | -22.0 | +0.0 | -50.0 | +0.0 | 100 | 6.0 | 100 |" in text
     assert "| mipro | did not run |" in text
     assert "- mipro, a, seed 0: ImportError: optuna" in text
     save(outcomes, tmp_path / "plot.svg")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from induction import HALVES, Task, accuracy, demo_task, equals_one_of, load_tasks
+from induction import HALVES, NUM_TRAIN, Task, accuracy, demo_task, equals_one_of, load_tasks
 from rival_arms import infilling, writing
 from rival_arms.curves import Outcome, report
 from rival_arms.field_by_field import FieldByField
@@ -123,6 +123,7 @@ def run_one(setting: Setting, task: Task, answers: str, name: str, arm: Arm, see
         seed=seed,
         budget=options.calls,
         calls=len(ledger.runs),
+        tried=len({run.instructions for run in ledger.runs}),
         curve=tuple((calls, scores[text]) for calls, text in incumbents),
         instructions=tuple(text for _, text in incumbents),
         error=error,
@@ -167,20 +168,27 @@ def run_all(setting: Setting, tasks: Sequence[Task], arms: dict[str, Arm]) -> li
 
 def _line(outcome: Outcome) -> str:
     scores = f"{outcome.curve[0][1]:.2f} -> {outcome.curve[-1][1]:.2f}, area {outcome.area:.3f}"
+    runs = f"{outcome.calls} runs of {outcome.tried} instructions"
     ended = f" ({outcome.error})" if outcome.error else ""
     return (
         f"{outcome.task} {outcome.answers} seed {outcome.seed} {outcome.arm}: {scores}, "
-        f"{outcome.calls} runs, {outcome.seconds:.0f} s{ended} {outcome.instructions[-1]!r}"
+        f"{runs}, {outcome.seconds:.0f} s{ended} {outcome.instructions[-1]!r}"
     )
 
 
 def chosen_arms(options: argparse.Namespace) -> dict[str, Arm]:
-    """The arms that are asked for, and the ablations."""
+    """The arms that are asked for, and the ablations.
+
+    Raises:
+        SystemExit: one of them, or the one to compare with, is not known.
+    """
     known = {**ARMS, **infilling.ABLATIONS}
     names = options.arms.split(",") if options.arms else list(ARMS)
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"--arms must be among {list(known)}, got {unknown}")
     names += infilling.ABLATIONS if options.ablate else ()
+    if options.reference not in (None, *names):
+        raise SystemExit(f"--reference must be among {names}, got {options.reference}")
     return {name: known[name] for name in names}
 
 
@@ -215,11 +223,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--answers", choices=("free", "literal"), nargs="+", default=["free"])
     parser.add_argument("--arms", help="comma-separated; all but the ablations by default")
     parser.add_argument("--ablate", action="store_true")
-    parser.add_argument("--reference", default="infill", help="arm to compare with")
+    parser.add_argument("--reference", help="arm to compare with; the first by default")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--calls", type=int, default=400, help="runs that each arm may make")
     parser.add_argument("--test-rows", type=int)
-    parser.add_argument("--num-threads", type=int, default=1)
+    parser.add_argument("--num-threads", type=int, default=1, help="1 keeps runs in order")
     parser.add_argument("--lm", help="of litellm, such as openai/gpt-4o-mini; embedded by default")
     parser.add_argument("--prompt-lm", help="writes instructions; --lm by default")
     parser.add_argument("--denoiser", default="smollm2-fs")
@@ -232,13 +240,15 @@ def main() -> None:
     options = parsed()
     for name in ("dspy", "dspy_diffusion_infill", "cutia", "gepa"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # answers that are empty are scored 0
+    if options.calls < 2 * NUM_TRAIN:  # the start and one more
+        raise SystemExit(f"--calls must be at least {2 * NUM_TRAIN}, got {options.calls}")
     arms = chosen_arms(options)
     tasks = load_tasks(options.data, options.half, options.tasks)
     if options.demo and options.half != "report":
         tasks.append(demo_task())
     setting = setting_of(options, load_tasks(options.data))
     outcomes = run_all(setting, tasks, arms)
-    tables = report(outcomes, options.reference)
+    tables = report(outcomes, options.reference or next(iter(arms)))
     options.json.with_suffix(".md").write_text(tables + "\n", encoding="utf-8")
     from rival_arms.plot import save
 

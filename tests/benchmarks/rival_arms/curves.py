@@ -25,6 +25,7 @@ class Outcome:
         seed: see above.
         budget: program runs that were allowed.
         calls: program runs that were made.
+        tried: different instructions among them; 1 says that the arm had none of its own.
         curve: (program runs, score on held-out rows) of each incumbent, the start first.
         instructions: those of each incumbent.
         error: what ended the arm before its time; None for nothing.
@@ -38,6 +39,7 @@ class Outcome:
     seed: int
     budget: int
     calls: int
+    tried: int
     curve: tuple[Point, ...]
     instructions: tuple[str, ...]
     error: str | None
@@ -98,11 +100,11 @@ def report(outcomes: Sequence[Outcome], reference: str) -> str:
 def _arms_table(outcomes: Sequence[Outcome], reference: str) -> str:
     """By area under the curve, in points; intervals by bootstrap over tasks."""
     head = ["Arm", "Tasks", "Area", f"Area over {reference}", "Gain", f"Gain over {reference}"]
-    head += ["Worst task", "Runs", f"Runs to {_NEARLY:.0%} of the gain of {reference}"]
+    head += ["Worst task", "Runs", "Tried", f"Runs to {_NEARLY:.0%} of the gain of {reference}"]
     areas = {arm: by_task(outcomes, arm, _area) for arm in dict.fromkeys(o.arm for o in outcomes)}
     means = {arm: np.mean(list(own.values())) for arm, own in areas.items() if own}
     rows = [_arm_row(outcomes, arm, reference) for arm in sorted(means, key=lambda a: -means[a])]
-    rows += [[arm, "did not run", *[""] * 7] for arm in areas if arm not in means]
+    rows += [[arm, "did not run", *[""] * 8] for arm in areas if arm not in means]
     return _table(head, rows)
 
 
@@ -122,9 +124,9 @@ def _arm_row(outcomes: Sequence[Outcome], arm: str, reference: str) -> list[str]
         tasks = sorted(own.keys() & others.keys()) if arm != reference else []
         return _with_interval([others[t] for t in tasks], [own[t] for t in tasks], "+")
 
-    areas, gains, calls, nearly = (
+    areas, gains, calls, tried, nearly = (
         list(by_task(outcomes, arm, figure).values())
-        for figure in (_area, _gain, lambda o: o.calls, calls_to_wanted)
+        for figure in (_area, _gain, lambda o: o.calls, lambda o: o.tried, calls_to_wanted)
     )
     nothing = [0.0] * len(areas)
     return [
@@ -136,6 +138,7 @@ def _arm_row(outcomes: Sequence[Outcome], arm: str, reference: str) -> list[str]
         against(_gain),
         f"{100 * min(gains):+.1f}",
         f"{np.mean(calls):.0f}",
+        f"{np.mean(tried):.1f}",
         f"{np.mean(nearly):.0f}" if nearly else "",
     ]
 
