@@ -1,5 +1,6 @@
 """The arms that fill windows: ours, its ablations, and the controls."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from rival_arms.ledger import Incumbent, trajectory_of
 ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
 PAPER = {
     "guidance": None,
+    "filters": False,
     "order": "left_to_right",
     "validation": "full",
     "examples": "random",
@@ -40,12 +42,16 @@ def infill(job: Job, denoiser: Any = None, **options: Any) -> list[Incumbent]:
         denoiser or job.denoiser,
         max_metric_calls=job.ledger.budget,
         max_errors=len(job.rows),
-        sampling=job.sampling,
         seed=job.seed,
         display_progress=False,
-        **options,
+        **{"sampling": job.sampling, **options},
     )
     return trajectory_of(results_of(optimizer.compile(job.program, job.rows)))
+
+
+def paper(job: Job) -> list[Incumbent]:
+    """The paper's procedure: end-of-text may be filled in, and nothing is filtered or guided."""
+    return infill(job, sampling=replace(job.sampling, forbid_special=False), **PAPER)
 
 
 def random_fills(job: Job) -> list[Incumbent]:
@@ -63,7 +69,7 @@ def causal_fills(job: Job) -> list[Incumbent]:
 ARMS: dict[str, Arm] = {
     "infill": infill,
     "infill_adaptive": partial(infill, **ADAPTIVE),
-    "paper": partial(infill, **PAPER),
+    "paper": paper,
     "random": random_fills,
     "causal": causal_fills,
 }
