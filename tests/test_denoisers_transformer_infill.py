@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import full_forward
 from test_denoisers_transformer import FAMILIES, TEXT_TOKENS, few, tokens
 from tiny_denoisers import MASK_ID, UNUSED, tiny_denoiser
 
@@ -37,7 +38,7 @@ samplings = st.builds(
         ["low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin"]
     ),
     block_length=st.none() | st.integers(1, 10),
-    cached=st.booleans(),
+    cache=st.sampled_from(["off", "window"]),
 )
 
 
@@ -71,6 +72,11 @@ def test_a_padded_batch_gives_each_request_what_it_gets_alone(batching, requests
         [alone] = batching.infill([request], sampling)
         assert result.input_ids == alone.input_ids
         assert result.confidence == pytest.approx(alone.confidence, rel=1e-4)
+
+
+def test_tokens_are_those_of_a_whole_pass_for_each_step_of_each_request(batching):
+    # 500 of them: tests/benchmarks/infill_speed.py --model llada-tiny --check 500
+    assert full_forward.num_differing(batching, 40, seed=0) == 0
 
 
 @few
@@ -202,7 +208,7 @@ def test_threads_get_what_one_thread_gets(denoiser):
 def test_cached_passes_are_exact_where_nothing_is_visible(denoiser):
     request = [InfillRequest([MASK_ID] * 12, seed=3)]
     exact = denoiser.infill(request, Sampling(steps=6, temperature=0.8))
-    cached = denoiser.infill(request, Sampling(steps=6, temperature=0.8, cached=True))
+    cached = denoiser.infill(request, Sampling(steps=6, temperature=0.8, cache="window"))
     assert cached[0].input_ids == exact[0].input_ids
 
 
@@ -213,7 +219,7 @@ def test_cached_passes_compute_the_masked_tokens_alone(denoiser):
     )
     proposals = [InfillRequest(masked_text(), seed) for seed in range(3)]
     try:
-        denoiser.infill(proposals, Sampling(steps=4, temperature=2.0, cached=True))
+        denoiser.infill(proposals, Sampling(steps=4, temperature=2.0, cache="window"))
     finally:
         handle.remove()
     extra = 1 if denoiser.checkpoint.shift else 0  # the token before the first mask scores it

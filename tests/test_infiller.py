@@ -1,3 +1,4 @@
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -238,3 +239,48 @@ def test_instructions_that_do_not_fit_are_named_with_the_fix():
         propose(WordDenoiser(context_length=60), long)
     assert "the instructions of 'p' with one shortened example have" in str(caught.value)
     assert "word-denoiser takes 60: shorten the instructions" in str(caught.value)
+
+
+# Contexts that are shared
+
+
+def shared_contexts(denoiser: WordDenoiser, window: Window, **options) -> list[str]:
+    """The text of each proposal's context with the masks taken for the window."""
+    del denoiser.seen[:]
+    infiller = Infiller(denoiser, Sampling(cache="context"))
+    infiller.propose(slot(num=12), TASK, window, num=8, **options)
+    return [text.replace("<MASK><MASK><MASK>", window.text_of(TASK)) for text in denoiser.seen]
+
+
+def test_a_pool_has_two_contexts_whatever_the_seed():
+    denoiser = WordDenoiser()
+    one, same = (shared_contexts(denoiser, WINDOW, seed=seed, pool="a") for seed in (0, 1))
+    assert one == same == [one[0]] * 4 + [one[4]] * 4
+    assert one[0] != one[4]
+    assert not set(one) & set(shared_contexts(denoiser, WINDOW, seed=0, pool="b"))
+
+
+def test_a_shared_context_says_where_the_instructions_are():
+    denoiser = WordDenoiser()
+    infiller = Infiller(denoiser, Sampling(cache="context"))
+    context = infiller.masked_context(slot(), TASK, WINDOW, random.Random(0))
+    assert context.shared is not None
+    ids, start, end = context.shared.input_ids, context.shared.start, context.shared.end
+    assert denoiser.decode(ids[start:end]).strip() == TASK
+    assert OPEN not in denoiser.decode(ids) and "<MASK>" not in denoiser.decode(ids)
+
+
+def test_nothing_is_shared_without_that_cache():
+    infiller = Infiller(WordDenoiser(), Sampling(cache="window"))
+    assert infiller.masked_context(slot(), TASK, WINDOW, random.Random(0)).shared is None
+
+
+def test_a_context_that_only_fits_with_the_window_taken_out_is_not_shared():
+    denoiser = WordDenoiser()
+    short = Window((Piece(0, len(TASK), 1),))
+    infiller = Infiller(denoiser, Sampling(cache="context"), (1, 1))
+    whole = infiller.masked_context(slot(), TASK, short, random.Random(0))
+    denoiser.context_length = len(whole.input_ids)
+    alone = infiller.masked_context(slot(), TASK, short, random.Random(0))
+    assert alone.input_ids == whole.input_ids
+    assert alone.shared is None and whole.shared is not None

@@ -9,6 +9,7 @@ import pytest
 from doubles import WordCountScorer, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with, program
 
+from dspy_diffusion_infill.denoisers import Sampling
 from dspy_diffusion_infill.errors import ContextTooLongError, TooManyErrors
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -286,3 +287,15 @@ def test_a_search_that_is_resumed_ends_as_the_whole_one_and_pays_nothing_twice(t
 def test_a_wrong_option_is_refused_before_any_call(options, error, message):
     with pytest.raises(error, match=message):
         compile_with(**options)
+
+
+def test_a_search_over_shared_contexts_says_so_and_goes_on_as_it_began(tmp_path):
+    options = {"sampling": Sampling(cache="context"), "max_metric_calls": 60}
+    whole = adaptive(never_right, **options)
+    adaptive(never_right, **options, log_dir=tmp_path)
+    lines = (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "journal.jsonl").write_text("".join(lines[: len(lines) // 2]))
+    resumed = adaptive(never_right, **options, log_dir=tmp_path)
+    assert resumed.trials == whole.trials
+    assert resumed.cache == "context"
+    assert adaptive(never_right, max_metric_calls=60).cache == "off"

@@ -25,6 +25,7 @@ RESULTS = DetailedResults(
     denoiser_passes=72,
     seconds=3.4,
     denoiser="word-denoiser",
+    cache="off",
     guidance=None,
     skipped={},
 )

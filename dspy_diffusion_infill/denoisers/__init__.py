@@ -13,6 +13,7 @@ from dspy_diffusion_infill.denoisers.protocol import (
     InfillRequest,
     Sampling,
     ScoreRequest,
+    SharedContext,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Infilled",
     "Sampling",
     "ScoreRequest",
+    "SharedContext",
     "load_denoiser",
 ]
 

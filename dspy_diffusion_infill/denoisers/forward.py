@@ -136,7 +136,7 @@ class ForwardPasses:
         [(_, logits)] = self._batches(
             [len(text)], lambda _batch: self._run([text], [positions], cache=cache)
         )
-        active = torch.cat([changing, self._read(changing)]).unique()
+        active = torch.cat([changing, self.reads(changing)]).unique()
         is_kept = torch.ones(len(text), dtype=torch.bool)
         is_kept[active] = False
         layers = tuple(
@@ -153,7 +153,7 @@ class ForwardPasses:
     ) -> Iterator[tuple[int, Logits]]:
         """As ``at``, for texts that differ from the prefilled one in its active positions only."""
         active = prefilled.active
-        places = [torch.searchsorted(active, self._read(p).contiguous()) for p in positions]
+        places = [torch.searchsorted(active, self.reads(p).contiguous()) for p in positions]
 
         def run(batch: range) -> list[Logits]:
             cache = DynamicCache()
@@ -165,7 +165,35 @@ class ForwardPasses:
 
         yield from self._batches([len(active)] * len(texts), run)
 
-    def _read(self, positions: Int[Tensor, " places"]) -> Int[Tensor, " places"]:
+    def extend(
+        self,
+        cache: DynamicCache,
+        tokens: Int[Tensor, " tokens"],
+        *,
+        at: Int[Tensor, " tokens"],
+        read: Int[Tensor, " read"],
+        visible: Bool[Tensor, "tokens entries"] | None = None,
+    ) -> Logits:
+        """One pass over tokens that see a cache and one another; the cache takes them up.
+
+        Args:
+            cache: what was computed before.
+            tokens: ids.
+            at: their positions.
+            read: which of them the logits are wanted of, by number.
+            visible: which entries of the cache each token sees, the new ones last; None is all.
+
+        Raises:
+            DenoiserMemoryError: the pass does not fit.
+        """
+
+        def run(_batch: range) -> list[Logits]:
+            return self._run([tokens], [read], cache=cache, at=at, visible=visible)
+
+        [(_, logits)] = self._batches([len(tokens)], run)
+        return logits
+
+    def reads(self, positions: Int[Tensor, " places"]) -> Int[Tensor, " places"]:
         """Where the model scores ``positions``; a shifted model scores 0 at 0 as well."""
         return (positions - 1).clamp(min=0) if self.shift else positions
 
@@ -177,6 +205,7 @@ class ForwardPasses:
         *,
         cache: DynamicCache | None = None,
         at: Int[Tensor, " length"] | None = None,
+        visible: Bool[Tensor, "length entries"] | None = None,
     ) -> list[Logits]:
         """One pass. With ``at``, the texts are tokens at these positions, and are read as given."""
         # 1. Right-pad. Without padding there is no attention mask, and the fastest attention.
@@ -186,16 +215,19 @@ class ForwardPasses:
         )
         real = torch.arange(input_ids.shape[1]) < lengths[:, None]
         # 2. Mark the rows that are wanted of the head.
-        read = [p if at is not None else self._read(p) for p in positions]
+        read = [p if at is not None else self.reads(p) for p in positions]
         wanted: Bool[Tensor, "batch length"] = torch.zeros_like(real)
         for row, places in zip(wanted, read, strict=True):
             row[places] = True
         # 3. One pass; the head's rows come back in row-major order.
         device = self.model.device
+        mask = None if real.all() else real.long()
+        if visible is not None:
+            mask = (torch.finfo(self.model.dtype).min * ~visible).to(self.model.dtype)[None, None]
         with self._lock, head_on_positions(self.model, wanted):
             logits = self.model(
                 input_ids=input_ids.to(device),
-                attention_mask=None if real.all() else real.long().to(device),
+                attention_mask=None if mask is None else mask.to(device),
                 position_ids=None if at is None else at[None].to(device),
                 use_cache=cache is not None,
                 **({} if cache is None else {_CACHE: cache}),

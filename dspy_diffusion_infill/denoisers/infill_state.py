@@ -1,6 +1,7 @@
 """The state of one request while its masked tokens are filled in."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +45,33 @@ class ResolvedSampling:
         )
 
 
+class Filling(Protocol):
+    """A text whose masked tokens are filled step by step.
+
+    Attributes:
+        ids: the tokens so far.
+        places: the positions that were masked at first.
+        filled: the positions that the last step filled.
+    """
+
+    ids: Int[Tensor, " length"]
+    places: Int[Tensor, " places"]
+    filled: Int[Tensor, " filled"]
+
+    @property
+    def done(self) -> bool:
+        """Whether every token is filled."""
+        ...
+
+    def candidates(self) -> Int[Tensor, " candidates"]:
+        """The positions whose logits the next step needs."""
+        ...
+
+    def advance(self, logits: Float[Tensor, "candidates vocabulary"]) -> None:
+        """Takes one step with the logits at ``candidates()``."""
+        ...
+
+
 class InfillState:
     """The state of one request. Every random choice comes from its own seed.
 
@@ -51,6 +79,7 @@ class InfillState:
         ids: the tokens so far.
         places: the positions that were masked at first.
         num_passes: forward passes that this request took part in.
+        filled: the positions that the last step filled.
     """
 
     def __init__(
@@ -65,6 +94,7 @@ class InfillState:
         self.ids = ids.clone()
         self.places: Int[Tensor, " places"] = (ids == mask_id).nonzero()[:, 0]
         self.num_passes = 0
+        self.filled: Int[Tensor, " filled"] = self.places[:0]
         self._sampling = sampling
         self._generator = Generator(device).manual_seed(seed % 2**63)
         self._masked: Bool[Tensor, " places"] = torch.ones(len(self.places), dtype=torch.bool)
@@ -107,7 +137,8 @@ class InfillState:
         ranked = drawn.order.sort(descending=True, stable=True).indices
         kept = ranked[: self._steps.pop().count]
         places = index[kept.cpu()]
-        self.ids[self.places[places]] = drawn.tokens[kept].cpu()
+        self.filled = self.places[places]
+        self.ids[self.filled] = drawn.tokens[kept].cpu()
         self._probability[places] = drawn.probability[kept].float().cpu()
         self._masked[places] = False
         self.num_passes += 1

@@ -4,8 +4,9 @@ This module is light: it loads neither torch nor transformers.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Algorithm = Literal["low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin"]
+Cache = Literal["off", "window", "context"]
 Message = dict[str, str]
 
 
@@ -32,6 +34,28 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedContext:
+    """A text that requests differ from in one span of tokens: the instructions.
+
+    Attributes:
+        input_ids: its tokens, none masked.
+        start: first token of the span.
+        end: one past its last token.
+    """
+
+    input_ids: tuple[int, ...]
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= len(self.input_ids):
+            raise ValueError(
+                f"a SharedContext must have 0 <= start <= end <= {len(self.input_ids)} tokens, "
+                f"got start={self.start}, end={self.end}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class InfillRequest:
     """One text to infill.
 
@@ -39,10 +63,12 @@ class InfillRequest:
         input_ids: ids that hold the denoiser's ``mask_id`` where to fill; a 1-D tensor is taken
             too.
         seed: decides every random choice for this request, whatever else is in the batch.
+        context: what it shares with other requests; used with ``Sampling(cache="context")``.
     """
 
     input_ids: "Sequence[int] | Tensor"
     seed: int = 0
+    context: SharedContext | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +88,12 @@ class Sampling:
         top_k: most probable tokens among which is drawn, >= 1; None is as published: 50 for Dream's
             algorithms, all for LLaDA's.
         forbid_special: never fill in special tokens or end-of-text; the mask is never filled in.
-        cached: prefill the text once and keep its keys and values (KV cache); later steps compute
-            the masked tokens alone. An approximation that is several times faster; the mean
-            likelihood of a window's tokens did not suffer (docs/denoisers).
+        cache: which keys and values are kept from pass to pass. ``off`` is exact: none.
+            ``window``: those of the visible tokens, from the first pass on; later passes compute
+            the masked tokens alone. ``context``: also those around the instructions, from request
+            to request; later passes compute what is read and what was filled last, for all requests
+            of a text at once. Both are approximations (docs/denoisers).
+        cached: deprecated; True is ``cache="window"``, False is ``cache="off"``.
     """
 
     steps: int = 128
@@ -74,9 +103,21 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     forbid_special: bool = True
-    cached: bool = False
+    cache: Cache = "off"
+    cached: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, cached: bool | None) -> None:
+        if cached is not None:
+            value = "window" if cached else "off"
+            warnings.warn(
+                f"cached={cached!r} is deprecated: give cache={value!r}",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            object.__setattr__(self, "cache", value)
+        if self.cache not in get_args(Cache):
+            known = ", ".join(map(repr, get_args(Cache)))
+            raise ValueError(f"cache must be one of {known}, got {self.cache!r}")
         for name, is_optional in (("steps", False), ("block_length", True), ("top_k", True)):
             check_whole(name, getattr(self, name), least=1, optional=is_optional)
         if self.algorithm is not None and self.algorithm not in get_args(Algorithm):
@@ -118,10 +159,13 @@ class ScoreRequest:
     Attributes:
         input_ids: ids that hold ``mask_id`` at the places to score.
         targets: the true token of each masked place, in order.
+        context: what it shares with other requests. What lies around the instructions is then
+            computed once for all of them, as with ``Sampling(cache="context")``: an approximation.
     """
 
     input_ids: Sequence[int]
     targets: Sequence[int]
+    context: SharedContext | None = None
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """A masked diffusion LM on a native transformers model whose causal mask is off."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,15 +10,18 @@ from torch import Tensor
 
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.saving import save_checkpoint
-from dspy_diffusion_infill.denoisers.forward import ForwardPasses
-from dspy_diffusion_infill.denoisers.infill_state import InfillState, ResolvedSampling
+from dspy_diffusion_infill.denoisers.context_cache import ContextCache
+from dspy_diffusion_infill.denoisers.forward import ForwardPasses, Logits
+from dspy_diffusion_infill.denoisers.infill_state import Filling, InfillState, ResolvedSampling
 from dspy_diffusion_infill.denoisers.protocol import (
+    Cache,
     Encoding,
     Infilled,
     InfillRequest,
     Message,
     Sampling,
     ScoreRequest,
+    SharedContext,
 )
 from dspy_diffusion_infill.errors import ContextTooLongError, DenoiserError
 from dspy_diffusion_infill.value_checks import broken_character
@@ -45,6 +48,7 @@ class TransformerDenoiser:
             pad_id=checkpoint.mask_id if pad_id is None else pad_id,
             tokens_per_batch=tokens_per_batch,
         )
+        self._contexts = ContextCache(self._passes)
         self._mask_token = self.decode([self.mask_id])
         self._vocabulary = int(self.model.config.vocab_size)
         self._special = _special_tokens(checkpoint, self._vocabulary).to(self._passes.device)
@@ -158,15 +162,26 @@ class TransformerDenoiser:
             )
             for request in requests
         ]
-        if sampling.cached:
-            self._infill_with_cache(states)
-        while unfinished := [state for state in states if not state.done]:
-            self._advance(unfinished)
+        self.run(states, sampling.cache, [self._checked(r.context) for r in requests])
         return [state.result() for state in states]
 
-    def _advance(self, states: Sequence[InfillState]) -> None:
+    def run(
+        self,
+        states: Sequence[Filling],
+        cache: Cache,
+        contexts: Sequence[SharedContext | None],
+    ) -> None:
+        """Takes every state to its end; ``contexts`` are those of their requests."""
+        if cache == "window":
+            self._infill_with_cache(states)
+        elif cache == "context":
+            self._contexts.infill(states, contexts)
+        while unfinished := [state for state in states if not state.done]:
+            self._advance(unfinished)
+
+    def _advance(self, states: Sequence[Filling]) -> None:
         """Takes one step with each; those with the same text and candidates share the pass."""
-        same: dict[tuple[tuple[int, ...], tuple[int, ...]], list[InfillState]] = {}
+        same: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Filling]] = {}
         for state in states:
             key = tuple(state.ids.tolist()), tuple(state.candidates().tolist())
             same.setdefault(key, []).append(state)
@@ -176,9 +191,9 @@ class TransformerDenoiser:
             for state in groups[k]:
                 state.advance(logits)
 
-    def _infill_with_cache(self, states: Sequence[InfillState]) -> None:
+    def _infill_with_cache(self, states: Sequence[Filling]) -> None:
         """Infills to the end; a text is prefilled once for all states that share it."""
-        same: dict[tuple[int, ...], list[InfillState]] = {}
+        same: dict[tuple[int, ...], list[Filling]] = {}
         for state in states:
             if not state.done:
                 same.setdefault(tuple(state.ids.tolist()), []).append(state)
@@ -210,12 +225,27 @@ class TransformerDenoiser:
                     f"mask_id={self.mask_id}"
                 )
         scores: list[tuple[float, ...]] = [() for _ in requests]
-        asked = [k for k, places in enumerate(positions) if len(places)]
-        for k, logits in self._passes.at([texts[k] for k in asked], [positions[k] for k in asked]):
-            targets = torch.tensor(list(requests[asked[k]].targets), device=logits.device)
+        contexts = [self._checked(request.context) for request in requests]
+        for k, logits in self._at(texts, positions, contexts):
+            targets = torch.tensor(list(requests[k].targets), device=logits.device)
             log_probs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
-            scores[asked[k]] = tuple(log_probs.tolist())
+            scores[k] = tuple(log_probs.tolist())
         return scores
+
+    def _at(
+        self,
+        texts: Sequence[Int[Tensor, " length"]],
+        positions: Sequence[Int[Tensor, " places"]],
+        contexts: Sequence[SharedContext | None],
+    ) -> Iterator[tuple[int, Logits]]:
+        """Yields (index of the text, logits of its positions), where it has any."""
+        asked = [k for k, places in enumerate(positions) if len(places)]
+        alone = [k for k in asked if contexts[k] is None]
+        whole = self._passes.at([texts[k] for k in alone], [positions[k] for k in alone])
+        yield from ((alone[k], logits) for k, logits in whole)
+        for k in asked:
+            if (context := contexts[k]) is not None:
+                yield k, self._contexts.open(texts[k], positions[k], context)[1]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder for ``load_denoiser``, LLaDA's and Dream's in the published layout."""
@@ -234,6 +264,11 @@ class TransformerDenoiser:
                 f"got {int(ids.min())}..{int(ids.max())}"
             )
         return ids
+
+    def _checked(self, context: SharedContext | None) -> SharedContext | None:
+        if context is not None:
+            self._ids(context.input_ids)
+        return context
 
     def _check_length(self, length: int) -> None:
         if length > self.context_length:

@@ -22,6 +22,7 @@ from dspy_diffusion_infill.denoisers.protocol import (
     InfillRequest,
     Sampling,
     ScoreRequest,
+    SharedContext,
 )
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.infiller.proposals import Proposal
@@ -31,14 +32,24 @@ from dspy_diffusion_infill.windows import Piece, Window
 
 logger = logging.getLogger(__name__)
 
+CONTEXTS_PER_POOL = 2
+
 
 @dataclass(frozen=True, slots=True)
 class MaskedContext:
-    """The tokens of a context with the window masked, and where in them each piece begins."""
+    """The tokens of a context with the window masked, and where in them each piece begins.
+
+    Attributes:
+        input_ids: the tokens.
+        piece_starts: of each piece of the window, its first mask.
+        indentation: what the adapter puts in front of the instructions' further lines.
+        shared: the context without masks; None where nothing is to be shared.
+    """
 
     input_ids: tuple[int, ...]
     piece_starts: tuple[int, ...]
     indentation: str
+    shared: SharedContext | None = None
 
 
 @dataclass(slots=True)
@@ -49,7 +60,8 @@ class Infiller:
         denoiser: the masked diffusion LM.
         sampling: steps, temperature, algorithm.
         examples_per_context: (fewest, most) worked examples in a context; each proposal draws its
-            own.
+            own. With ``Sampling(cache="context")``, it takes one of a pool of
+            ``CONTEXTS_PER_POOL`` contexts that all windows see.
     """
 
     denoiser: Denoiser
@@ -67,6 +79,7 @@ class Infiller:
         seed: int,
         temperature: float | None = None,
         weights: Sequence[float] | None = None,
+        pool: str = "",
     ) -> list[Proposal]:
         """Returns ``num`` proposals for one window, unfiltered; equal seeds give equal proposals.
 
@@ -79,16 +92,29 @@ class Infiller:
             temperature: in place of the sampling's.
             weights: of the slot's examples, above 0: how likely each is drawn into a context; None
                 is each alike.
+            pool: decides the pool of contexts; windows with equal pools share contexts.
 
         Raises:
             ContextTooLongError: the instructions and one shortened example do not fit the context
                 length.
         """
         rng = random.Random(seed)
-        contexts = [
-            self.masked_context(slot, instructions, window, rng, weights) for _ in range(num)
+        if self.sampling.cache == "context":
+            drawn = [
+                self.masked_context(
+                    slot, instructions, window, random.Random(f"{pool}/{k}"), weights
+                )
+                for k in range(min(CONTEXTS_PER_POOL, num))
+            ]
+            contexts = [drawn[k * len(drawn) // num] for k in range(num)]
+        else:
+            contexts = [
+                self.masked_context(slot, instructions, window, rng, weights) for _ in range(num)
+            ]
+        requests = [
+            InfillRequest(context.input_ids, rng.randrange(2**31), context.shared)
+            for context in contexts
         ]
-        requests = [InfillRequest(c.input_ids, seed=rng.randrange(2**31)) for c in contexts]
         sampling = self.sampling
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
@@ -110,6 +136,15 @@ class Infiller:
         Raises:
             ContextTooLongError: as ``propose``.
         """
+        hidden, targets = self.hide(instructions, window)
+        if not targets:
+            return 0.0
+        context = self.masked_context(slot, instructions, hidden, random.Random(0))
+        (found,) = self.denoiser.score([ScoreRequest(context.input_ids, targets, context.shared)])
+        return -sum(found) / len(found)
+
+    def hide(self, instructions: str, window: Window) -> tuple[Window, list[int]]:
+        """The window with one mask for each token that it takes out, and these tokens."""
         encoded = self.denoiser.encode(instructions)
         pieces, targets = list[Piece](), list[int]()
         for piece in window.pieces:
@@ -120,11 +155,7 @@ class Infiller:
             ]
             targets += own
             pieces.append(Piece(piece.start, piece.end, len(own)))
-        if not targets:
-            return 0.0
-        context = self.masked_context(slot, instructions, Window(tuple(pieces)), random.Random(0))
-        (found,) = self.denoiser.score([ScoreRequest(context.input_ids, targets)])
-        return -sum(found) / len(found)
+        return Window(tuple(pieces)), targets
 
     def masked_context(
         self,
@@ -150,7 +181,7 @@ class Infiller:
             context = self._context(smaller, instructions, window)
             length = len(context.input_ids)
             if length <= room:
-                return context
+                return self._with_shared(context, smaller, instructions)
         raise ContextTooLongError(
             f"the instructions of {slot.name!r} with one shortened example have {length} "
             f"tokens and {self.denoiser.name} takes {room}: shorten the instructions or use "
@@ -205,6 +236,22 @@ class Infiller:
         assert OPEN not in text and CLOSE not in text, "a mark would be left in the context"
         ids += self.denoiser.encode(text).input_ids
         return MaskedContext(tuple(ids), tuple(starts), indent)
+
+    def _with_shared(self, context: MaskedContext, slot: Slot, instructions: str) -> MaskedContext:
+        """With the unmasked context, where it is wanted and fits."""
+        if self.sampling.cache != "context":
+            return context
+        whole = Window((Piece(0, len(instructions), 0),))
+        messages = render_messages(slot, mark_window(instructions, whole), slot.examples)
+        before, _, rest = self.denoiser.render(messages).partition(OPEN)
+        own, _, behind = rest.partition(CLOSE)
+        encoded = self.denoiser.encode(before + own + behind)
+        if len(encoded.input_ids) > self.denoiser.context_length:
+            return context
+        until = len(before) + len(own)
+        start = sum(stop <= len(before) for _, stop in encoded.offsets)
+        end = sum(begin < until for begin, _ in encoded.offsets)
+        return replace(context, shared=SharedContext(encoded.input_ids, start, max(start, end)))
 
     def _fill(self, ids: Sequence[int], context: MaskedContext) -> str:
         """The text of a filled piece."""

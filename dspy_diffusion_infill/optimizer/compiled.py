@@ -105,6 +105,7 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         denoiser_passes=passes,
         seconds=seconds,
         denoiser=plan.infiller.denoiser.name,
+        cache=plan.infiller.sampling.cache,
         guidance=None if plan.guide is None else plan.guide.scorer.name,
         skipped=dict(search.skipped),
         end_reason=search.end_reason,

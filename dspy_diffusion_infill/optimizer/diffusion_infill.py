@@ -122,7 +122,7 @@ class DiffusionInfill(Teleprompter):
             num_validated: with guidance, how many of them are validated, the likeliest first.
             examples_per_context: (fewest, most) worked examples that the denoiser sees around the
                 window.
-            sampling: how the denoiser fills masks: ``Sampling(steps=…, temperature=…, cached=…)``.
+            sampling: how the denoiser fills masks: ``Sampling(steps=…, temperature=…, cache=…)``.
                 None is the denoiser's own temperature and algorithm.
             max_metric_calls: budget of program runs, the first evaluation included; never passed.
                 None is none.

@@ -165,6 +165,7 @@ class InfillProposer:
                 num=self.num_proposals,
                 seed=random.Random(f"{self.seed}/{name}/{text}/{turn}").randrange(2**31),
                 weights=weights,
+                pool=f"{self.seed}/{name}/{text}",
             )
             if kept := target.filter.keep(proposals, target.text):
                 return self._best(target, kept, infiller.denoiser).instructions

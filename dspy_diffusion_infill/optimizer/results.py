@@ -5,6 +5,7 @@ from typing import Literal
 
 import dspy
 
+from dspy_diffusion_infill.denoisers.protocol import Cache
 from dspy_diffusion_infill.infiller.leaks import Likeness
 from dspy_diffusion_infill.optimizer.budget import Cap
 from dspy_diffusion_infill.protection import Protected
@@ -148,6 +149,7 @@ class DetailedResults:
         denoiser_passes: forward passes of the denoiser.
         seconds: wall time.
         denoiser: its name.
+        cache: which keys and values it kept: ``Sampling.cache``.
         guidance: name of the response scorer; None without.
         skipped: predictors that were left alone, and why.
         end_reason: why the search ended; the name of a cap where one was reached.
@@ -178,6 +180,7 @@ class DetailedResults:
     denoiser_passes: int
     seconds: float
     denoiser: str
+    cache: Cache
     guidance: str | None
     skipped: dict[str, str]
     end_reason: EndReason = "all windows tried"

@@ -35,6 +35,7 @@ from dspy_diffusion_infill.windows import Window
 __all__ = ["Search", "is_better"]
 
 LogLikelihoods = tuple[float, ...]
+_TRIALS_PER_POOL = 16  # trials after which contexts are drawn anew
 
 _NUMBERS = TypeAdapter(list[float | None])
 _FILLS = TypeAdapter(list[tuple[list[str], float]])
@@ -144,6 +145,7 @@ class Search:
                     seed=seed,
                     temperature=temperature,
                     weights=self._example_weights(target),
+                    pool=self._pool(target),
                 )
             known = [(list(p.fills), p.confidence) for p in made]
             self.journal.put(key_of(*parts), known, about=parts[0])
@@ -309,6 +311,11 @@ class Search:
         return [
             1.0 if one.row is None else draw_weight(rates[one.row]) for one in target.slot.examples
         ]
+
+    def _pool(self, target: Target) -> str:
+        """Of the contexts: another one for other instructions, and after so many trials."""
+        epoch = len(self.trials) // _TRIALS_PER_POOL
+        return f"{self.plan.options.seed}/{target.name}/{target.text}/{epoch}"
 
     def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[LogLikelihoods]:
         """Of the gold responses under each text; from the journal where it has them."""

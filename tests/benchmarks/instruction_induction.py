@@ -66,7 +66,7 @@ def run_task(task: Task, seed: int, options: argparse.Namespace, denoiser: Any) 
         display_progress=False,
         **({"guidance": None} if options.no_guidance else {}),
         **(ADAPTIVE if options.adaptive else {}),
-        sampling=Sampling(cached=options.cached),
+        sampling=Sampling(cache=options.cache),
     )
     better = optimizer.compile(program, task.rows(seed))
     seconds = time.perf_counter() - started
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--denoiser", default="smollm2-fs")
     parser.add_argument("--no-guidance", action="store_true", help="the paper's procedure")
     parser.add_argument("--adaptive", action="store_true")
-    parser.add_argument("--cached", action="store_true", help="fill with a KV cache")
+    parser.add_argument("--cache", choices=["off", "window", "context"], default="off")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.getLogger("dspy").setLevel(logging.CRITICAL)  # answers that are empty are scored 0
