@@ -8,6 +8,7 @@ import sys
 import typer
 
 from dspy_diffusion_infill.cli import (
+    calibrate_command,
     demo_command,
     mini_command,
     reproduce_command,
@@ -23,7 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Infill windows of DSPy instructions with a masked diffusion language model.",
 )
-for commands in (demo_command, training_commands, reproduce_command, mini_command):
+for commands in (
+    demo_command,
+    training_commands,
+    calibrate_command,
+    reproduce_command,
+    mini_command,
+):
     commands.register(app)
 
 

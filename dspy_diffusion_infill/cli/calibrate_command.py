@@ -1,0 +1,58 @@
+"""``dspy-infill calibrate``: what the caches of ``Sampling`` cost in exactness."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dspy_diffusion_infill.cli.json_files import JsonFile, make_folder
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command("calibrate")(calibrate_command)
+
+
+def calibrate_command(
+    denoiser: Annotated[str, typer.Argument(help="A denoiser's name, hub id or folder.")],
+    tasks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--task",
+            exists=True,
+            dir_okay=False,
+            help="JSON file {human_instructions, train: [{input, outputs}]}; may be repeated. "
+            "The demo's rows where none is given.",
+        ),
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows of each task, at most.")] = 8,
+    json_path: JsonFile = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the contexts.")] = 0,
+) -> None:
+    """Measures how far a denoiser's passes with a KV cache are from exact ones."""
+    from dspy_diffusion_infill.denoisers import load_denoiser
+    from dspy_diffusion_infill.denoisers.calibration import calibrate
+    from dspy_diffusion_infill.infiller.hidden_windows import (
+        bundled_task,
+        hidden_windows,
+        read_task,
+    )
+
+    slots = [read_task(file) for file in tasks or []] or [bundled_task()]
+    if json_path is not None:
+        make_folder(json_path)
+    loaded = load_denoiser(denoiser, device=device, dtype=dtype)
+    found = calibrate(loaded, hidden_windows(loaded, slots, num_windows=windows, seed=seed))
+    if json_path is not None:
+        figures = {"denoiser": loaded.name, "caches": [asdict(one) for one in found]}
+        json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    typer.echo(f"{'cache':8} {'agreement':>9} {'KL':>7} {'NLL':>7} {'exact':>7} {'windows':>7}")
+    for one in found:
+        typer.echo(
+            f"{one.cache:8} {one.agreement:9.1%} {one.kl:7.3f} {one.nll:7.3f} "
+            f"{one.nll_exact:7.3f} {one.num_windows:7}"
+        )

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import torch
+from test_hidden_windows import TASK, slot
+from tiny_denoisers import MASK_ID, save_published, tiny_denoiser
+from typer.testing import CliRunner
+
+from dspy_diffusion_infill.cli.app import app
+from dspy_diffusion_infill.denoisers.calibration import TrueFill, calibrate
+from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
+from dspy_diffusion_infill.infiller.hidden_windows import hidden_windows
+
+
+@pytest.fixture(scope="module", params=["llada", "dream"])
+def denoiser(request, tmp_path_factory) -> TransformerDenoiser:
+    return tiny_denoiser(tmp_path_factory.mktemp("model"), request.param)
+
+
+def test_each_cache_is_compared_at_all_masks_of_all_passes(denoiser):
+    requests = hidden_windows(denoiser, [slot("Name the day.")], num_windows=1, seed=0)
+    window, context = calibrate(denoiser, requests)
+    assert (window.cache, context.cache) == ("window", "context")
+    for one in (window, context):
+        assert (one.num_windows, one.num_tokens) == (1, 8 * 9 // 2)
+        assert 0 <= one.agreement <= 1 and one.kl > 0
+        assert one.nll != one.nll_exact == window.nll_exact
+
+
+def test_a_true_fill_learns_the_exact_likelihood_of_the_true_tokens(denoiser):
+    ids, truth = torch.tensor([7, MASK_ID, MASK_ID, 9]), [20, 30]
+    fill = TrueFill(ids, MASK_ID, truth, None)
+    denoiser.run([fill], "off", [None])
+    first = denoiser.logits(ids[None])[0].log_softmax(-1)
+    second = denoiser.logits(torch.tensor([[7, 20, MASK_ID, 9]]))[0].log_softmax(-1)
+    assert fill.nll() == pytest.approx([-float(first[1, 20]), -float(second[2, 30])], abs=1e-4)
+    assert fill.ids.tolist() == [7, 20, 30, 9]
+
+
+def test_a_block_of_one_compares_the_next_token_alone():
+    fill = TrueFill(torch.tensor([MASK_ID] * 3), MASK_ID, [1, 2, 3], 1)
+    assert fill.candidates().tolist() == [0]
+    fill.advance(torch.zeros(1, 5))
+    assert fill.candidates().tolist() == [1]
+
+
+def test_nothing_to_compare_is_refused(denoiser):
+    with pytest.raises(ValueError, match="a request with a masked token, got none"):
+        calibrate(denoiser, [])
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path):
+    folder, task, out = save_published(tmp_path / "m", "llada"), tmp_path / "t.json", "out.json"
+    task.write_text(json.dumps(TASK))
+    command = ["calibrate", str(folder), "--task", str(task), "--windows", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*command, "--json", str(tmp_path / out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / out).read_text())
+    assert [one["cache"] for one in figures["caches"]] == ["window", "context"]
+    for one, line in zip(figures["caches"], result.output.splitlines()[1:], strict=True):
+        assert line.split()[:2] == [one["cache"], f"{one['agreement']:.1%}"]
