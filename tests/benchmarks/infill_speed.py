@@ -1,270 +1,291 @@
-"""Proposals a second and peak memory of infilling, ours against a plain implementation.
+"""Proposals a second, passes and peak memory of infilling: ours, and what one writes first.
 
-The embedded denoiser ``smollm2-fs`` fills windows of an instruction of 40 tokens, given the 16
-training rows of the demo, as ``DiffusionInfill`` has it done: window 8, 8 masks, 8 proposals a
-window. Three kinds, each in a process of its own, in turn::
+Random instructions of 40 and 200 tokens stand in random contexts of 200, 1,000 and 3,000 tokens,
+and windows of them are filled as ``DiffusionInfill`` has it done: window 8, stride 4, 8 masks, 8
+proposals a window over a pool of two contexts, which is renewed after 8 windows::
 
-    python tests/benchmarks/infill_speed.py --rounds 3 --json OUT.json
+    python tests/benchmarks/infill_speed.py --markdown OUT.md --json OUT.json [--plot OUT.png]
+    python tests/benchmarks/infill_speed.py --device cuda --deadline 240 --json OUT.json
 
-* ``plain`` is what one writes first: one request at a time, each step a pass over the whole text,
-  with logits at all positions.
-* ``ours`` is ``denoiser.infill``: logits at the masked positions alone, and requests that share a
-  text share its pass.
-* ``cached`` is the same with ``Sampling(cached=True)``, an approximation: later passes compute the
-  masked tokens alone.
+The model is the embedded denoiser, or with ``--model`` a LLaDA with random weights: ``llada-134m``,
+``llada-8b`` (bfloat16; the default on a GPU) or ``llada-tiny``. Neither DSPy nor a download is
+needed for these. All kinds fill the same windows of the same contexts on the same weights:
 
-All three see the same contexts, draw with the same seeds and take the same number of steps. Two
-settings: contexts of 1 to 4 examples (the default of ``DiffusionInfill``), and of all 16. Three
-figures do not depend on what else the machine does: the share of the proposals that have the same
-text as plain's; how likely the passes find the instructions' own text, in nats a token of a window
-that is filled from left to right (lower is better; ours finds what plain does); and memory, the
-process's highest resident set, of which the model and the libraries are a part. Ours must stay
-within 2 GB.
+* ``published`` is LLaDA's own algorithm, made to fill masks anywhere: 128 passes over one text at a
+  time, noise and softmax at all positions.
+* ``full`` is what one writes first: as many passes as masks, each over one whole text, with logits
+  at all positions.
+* ``exact`` is ``denoiser.infill``, with the results of ``full``.
+* ``window`` and ``context`` are those values of ``Sampling(cache=…)``, which are approximations:
+  ``dspy-infill calibrate`` measures how good.
+
+A cell ends with the window in which its ``--seconds`` pass, at the latest with the 16th. All steps
+of ``published`` and ``full`` cost the same, so some of them are timed, and the time of a proposal
+is computed from that of a step. ``context`` pays for its contexts within its cell, so a cell that
+is cut short makes it look slower than it is.
+
+Passes and tokens are those that go through the model, a proposal. Memory is that of the weights and
+the most that filling takes on top of them. ``--check 500`` measures nothing: it counts the random
+requests, in batches of 1 to 32, to which ``exact`` gives other tokens than ``full`` at temperature
+0, and exits with 1 if there are any.
 """
 
 import argparse
+import importlib.util
 import json
-import random
-import re
-import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Sequence
-from importlib import resources
+import types
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import dspy
-import torch
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+if importlib.util.find_spec("dspy") is None:
+    # On a bare GPU machine: the package's first module imports DSPy, for the optimizer, and writing
+    # a denoiser to a folder imports pydantic. What is measured needs neither.
+    for name, content in (
+        ("dspy_diffusion_infill", {"__path__": [str(ROOT / "dspy_diffusion_infill")]}),
+        ("dspy_diffusion_infill.denoisers.checkpoints.saving", {"save_checkpoint": None}),
+    ):
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(content)
 
-from dspy_diffusion_infill.contexts import Slot, WorkedExample
-from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, load_denoiser
-from dspy_diffusion_infill.denoisers.forward import ForwardPasses
-from dspy_diffusion_infill.denoisers.infill_state import InfillState, ResolvedSampling
-from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
-from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.template_adapter import TemplateAdapter
-from dspy_diffusion_infill.windows import SlidingWindow, Window
+import torch  # noqa: E402
+from process_memory import Memory  # noqa: E402
+from reference import full_forward  # noqa: E402
+from speed_models import MODELS, WINDOW, WINDOWS_PER_POOL, Task, is_bidirectional, load  # noqa: E402
 
-KINDS = ("plain", "ours", "cached")
-SETTINGS = {"1-4": (1, 4), "16": (16, 16)}
-BUDGET_GB = 2.0
-NUM_TOKENS = 40
-INSTRUCTIONS = (
-    "Read what the customer has written about the product, the service or the place, think about "
-    "how the customer feels, and then say whether the text is positive or negative in one single "
-    "word, nothing else"
-)
+from dspy_diffusion_infill.denoisers import Sampling  # noqa: E402
+from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser  # noqa: E402
+from dspy_diffusion_infill.errors import DenoiserMemoryError  # noqa: E402
 
-
-class Plain:
-    """The same denoiser, filling as one writes it first."""
-
-    def __init__(self, denoiser: TransformerDenoiser) -> None:
-        self.denoiser, self.num_passes = denoiser, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.denoiser, name)
-
-    def infill(self, requests: Sequence[InfillRequest], sampling: Sampling) -> list[Infilled]:
-        return [self._fill(request, sampling) for request in requests]
-
-    @torch.inference_mode()
-    def _fill(self, request: InfillRequest, sampling: Sampling) -> Infilled:
-        checkpoint = self.denoiser.checkpoint
-        assert checkpoint.shift
-        choices = ResolvedSampling.of(
-            sampling,
-            temperature=checkpoint.temperature,
-            algorithm=checkpoint.algorithm,
-            block_length=checkpoint.block_length,
-            forbidden=self._special(),
-        )
-        filling = InfillState(
-            torch.as_tensor(request.input_ids),
-            mask_id=checkpoint.mask_id,
-            seed=request.seed,
-            choices=choices,
-            device=checkpoint.model.device,
-        )
-        while not filling.done:
-            logits = checkpoint.model(input_ids=filling.ids[None], use_cache=False).logits[0]
-            filling.advance(logits.float()[filling.candidates() - 1])  # shifted by one
-            self.num_passes += 1
-        return filling.result()
-
-    def _special(self) -> torch.Tensor:
-        tokenizer = self.denoiser.tokenizer
-        special = torch.zeros(self.denoiser.model.config.vocab_size, dtype=torch.bool)
-        special[[k for k, token in tokenizer.added_tokens_decoder.items() if token.special]] = True
-        special[tokenizer.all_special_ids] = True
-        return special
+KINDS = ("published", "full", "exact", "window", "context")
+PUBLISHED_STEPS = 128
+MOST_WINDOWS = 2 * WINDOWS_PER_POOL
+OURS = {
+    "exact": Sampling(),
+    "window": Sampling(cache="window"),
+    "context": Sampling(cache="context"),
+}
 
 
-def demo_slot() -> Slot:
-    """The demo's task: 16 rows, under the instructions of 40 tokens."""
-    file = resources.files("dspy_diffusion_infill") / "data/demo/sentiment_train.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    examples = tuple(
-        WorkedExample({"text": row["text"]}, {"label": row["label"]}) for row in rows[:16]
-    )
-    signature = dspy.Signature("text -> label", INSTRUCTIONS)
-    return Slot("self", signature, TemplateAdapter(), examples)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One kind at one size; figures are None where memory ran out.
+
+    Attributes:
+        proposals: how many were made; a part of one where only some steps were timed.
+        passes: calls of the model a proposal.
+        tokens: tokens that went through it, a proposal.
+        memory: of the weights and what was taken on top of them, bytes.
+    """
+
+    kind: str
+    instructions: int
+    context: int
+    proposals: float = 0.0
+    seconds: float = 0.0
+    rate: float | None = None
+    passes: float | None = None
+    tokens: float | None = None
+    memory: int | None = None
 
 
-def some_windows(denoiser: TransformerDenoiser, num: int) -> list[Window]:
-    """``num`` of the windows, evenly spread."""
-    encoding = denoiser.encode(INSTRUCTIONS)
-    assert len(encoding.input_ids) == NUM_TOKENS, len(encoding.input_ids)
-    windows = SlidingWindow(window=8, stride=4, mask=8).windows(INSTRUCTIONS, encoding.offsets, [])
-    return [windows[k * len(windows) // num] for k in range(num)]
+class Counter:
+    """Counts the calls of a model, and the tokens that go through."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.passes = self.tokens = 0
+        model.get_input_embeddings().register_forward_hook(self._count)
+
+    def _count(self, _module: Any, args: tuple[torch.Tensor, ...], _output: Any) -> None:
+        self.passes += 1
+        self.tokens += args[0].numel()
 
 
-def nats_per_token(
-    denoiser: TransformerDenoiser, infiller: Infiller, slot: Slot, windows: Sequence[Window]
-) -> float:
-    """Of the windows' own text, each token given those before it: what its pass would draw from."""
-    checkpoint, total, num = denoiser.checkpoint, 0.0, 0
-    passes = ForwardPasses(checkpoint.model, shift=checkpoint.shift, pad_id=denoiser.mask_id)
-    for seed, window in enumerate(windows):
-        truth = torch.tensor(denoiser.encode(window.text_of(INSTRUCTIONS)).input_ids)
-        context = infiller.masked_context(slot, INSTRUCTIONS, window, random.Random(seed))
-        ids = torch.tensor(context.input_ids)
-        places = (ids == denoiser.mask_id).nonzero()[:, 0]
-        if len(truth) != len(places):
-            continue  # its first word reads otherwise without the space before it
-        visible, logits = passes.prefill(ids, places, places[:1])
-        for k, place in enumerate(places):
-            if k:
-                ids[places[:k]] = truth[:k]
-                asked = [ids], [place[None]]
-                cached = infiller.sampling.cached
-                [(_, logits)] = (
-                    passes.decode_masked(visible, *asked) if cached else passes.at(*asked)
-                )
-            total -= float(logits[0].log_softmax(-1)[truth[k]])
-            num += 1
-    return total / num
+class Bench:
+    """Measures cells on one model."""
 
+    def __init__(
+        self, denoiser: TransformerDenoiser, *, num_proposals: int, seconds: float
+    ) -> None:
+        self.denoiser, self.num_proposals, self.seconds = denoiser, num_proposals, seconds
+        self.counter = Counter(denoiser.model)
+        self.memory = Memory(denoiser.model)
 
-def child(options: argparse.Namespace) -> dict[str, Any]:
-    """One run in this process."""
-    warnings.simplefilter("ignore")
-    began = time.perf_counter()
-    denoiser = load_denoiser("smollm2-fs", device="cpu", dtype=options.dtype)
-    loading = time.perf_counter() - began
-    filler: Any = Plain(denoiser) if options.child == "plain" else denoiser
-    infiller = Infiller(
-        filler,
-        Sampling(cached=options.child == "cached"),
-        SETTINGS[options.setting],
-    )
-    slot, windows = demo_slot(), some_windows(denoiser, options.windows)
-    infiller.propose(slot, INSTRUCTIONS, windows[0], num=1, seed=99)  # warms up
-    before, began = infiller.denoiser.num_passes, time.perf_counter()
-    fills = [
-        proposal.fills[0]
-        for seed, window in enumerate(windows)
-        for proposal in infiller.propose(
-            slot, INSTRUCTIONS, window, num=options.num_proposals, seed=seed
-        )
-    ]
-    seconds = time.perf_counter() - began
-    highest = peak_gb()
-    nats = None
-    if options.child != "plain":
-        nats = nats_per_token(denoiser, infiller, slot, some_windows(denoiser, 9) * 2)
-    return {
-        "proposals_per_second": len(fills) / seconds,
-        "passes_per_proposal": (infiller.denoiser.num_passes - before) / len(fills),
-        "peak_gb": highest,
-        "nats_per_token": nats,
-        "seconds_to_load": loading,
-        "dtype": str(denoiser.model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "fills": fills,
-    }
-
-
-def peak_gb() -> float:
-    """The highest resident set of this process so far; Linux counts kilobytes."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024 / 1e9
-
-
-def measure(kind: str, setting: str, arguments: list[str]) -> dict[str, Any]:
-    """One run in a process of its own."""
-    command = [sys.executable, __file__, "--child", kind, "--setting", setting, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the {kind} run failed:\n{done.stderr}")
-    return {"kind": kind, "setting": setting, **json.loads(done.stdout.splitlines()[-1])}
-
-
-def summary(runs: list[dict[str, Any]], setting: str) -> dict[str, dict[str, float]]:
-    """Medians of each kind in a setting, and what they are of plain's in the same round."""
-    of = {
-        kind: [run for run in runs if (run["kind"], run["setting"]) == (kind, setting)]
-        for kind in KINDS
-    }
-    rows = {}
-    for kind in KINDS:
-        rounds = list(zip(of[kind], of["plain"], strict=True))
-        equal = [
-            ours == plain
-            for run, base in rounds
-            for ours, plain in zip(run["fills"], base["fills"], strict=True)
+    def measure(self, kind: str, *, instructions: int, context: int) -> Cell:
+        """One cell, after a first step that is not timed, on contexts of its own."""
+        size = {"kind": kind, "instructions": instructions, "context": context}
+        tasks = [
+            Task.random(
+                instructions=instructions,
+                context=context,
+                mask_id=self.denoiser.mask_id,
+                seed=seed,
+            )
+            for seed in (0, 1)
         ]
-        figures = ("proposals_per_second", "passes_per_proposal", "peak_gb")
-        rows[kind] = {name: median(run[name] for run in of[kind]) for name in figures}
-        rows[kind]["times_plain"] = median(
-            run["proposals_per_second"] / base["proposals_per_second"] for run, base in rounds
+        fill = self._by_window if kind in OURS else self._by_step
+        try:
+            fill(kind, tasks[0], num=2, seconds=0, most=1)
+            self.denoiser = TransformerDenoiser(self.denoiser.checkpoint, name=self.denoiser.name)
+            self.memory.reset()
+            passes, tokens, began = self.counter.passes, self.counter.tokens, self._now()
+            proposals = fill(
+                kind, tasks[1], num=self.num_proposals, seconds=self.seconds, most=MOST_WINDOWS
+            )
+            seconds = self._now() - began
+        except (torch.OutOfMemoryError, DenoiserMemoryError):
+            return Cell(**size)
+        return Cell(
+            **size,
+            proposals=proposals,
+            seconds=seconds,
+            rate=proposals / seconds,
+            passes=(self.counter.passes - passes) / proposals,
+            tokens=(self.counter.tokens - tokens) / proposals,
+            memory=self.memory.peak(),
         )
-        rows[kind]["same_as_plain"] = sum(equal) / len(equal)
-    return rows
+
+    def _by_window(self, kind: str, task: Task, *, num: int, seconds: float, most: int) -> float:
+        """Fills windows until the time is over; returns how many proposals it made."""
+        began, done = self._now(), 0
+        while done == 0 or (done < most and self._now() - began < seconds):
+            self.denoiser.infill(task.requests(done, num), OURS[kind])
+            done += 1
+        return done * num
+
+    def _by_step(self, kind: str, task: Task, *, num: int, seconds: float, most: int) -> float:
+        """Takes steps until the time is over; returns of how many proposals they are."""
+        steps = WINDOW if kind == "full" else PUBLISHED_STEPS
+        began, done = self._now(), 0
+        while done == 0 or (done < most * steps and self._now() - began < seconds):
+            if done % steps == 0:
+                request = task.requests(done // steps, 1)[0]
+                state = full_forward.state_of(self.denoiser, request, Sampling())
+            if kind == "full":
+                full_forward.step(self.denoiser, state)
+            else:
+                state.ids = full_forward.published_llada_step(
+                    self.denoiser,
+                    state.ids,
+                    count=int(done % steps < WINDOW),
+                    temperature=self.denoiser.checkpoint.temperature,
+                )
+            done += 1
+        return done / steps
+
+    def _now(self) -> float:
+        if self.denoiser.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+COLUMNS: dict[str, Callable[[Cell, float | None], str]] = {
+    "context": lambda cell, _: f"{cell.context}",
+    "instructions": lambda cell, _: f"{cell.instructions}",
+    "kind": lambda cell, _: cell.kind,
+    "proposals/s": lambda cell, _: "out of memory" if cell.rate is None else f"{cell.rate:.3g}",
+    "× full": lambda cell, full: f"{cell.rate / full:.3g}" if cell.rate and full else "",
+    "passes": lambda cell, _: "" if cell.passes is None else f"{cell.passes:.2f}",
+    "tokens": lambda cell, _: "" if cell.tokens is None else f"{cell.tokens:.0f}",
+    "GB": lambda cell, _: "" if cell.memory is None else f"{cell.memory / 1e9:.2f}",
+    "timed": lambda cell, _: f"{cell.seconds:.1f} s",
+}
+
+
+def row_of(cell: Cell, cells: list[Cell]) -> str:
+    """The cell's line in Markdown."""
+    full = next(
+        (one.rate for one in cells if one.kind == "full" and _size(one) == _size(cell)), None
+    )
+    return "| " + " | ".join(text(cell, full) for text in COLUMNS.values()) + " |"
+
+
+def _size(cell: Cell) -> tuple[int, int]:
+    return cell.context, cell.instructions
+
+
+def plot(cells: list[Cell], path: Path) -> None:
+    """Seconds a proposal over the context's length, one panel for each length of instructions."""
+    from matplotlib import pyplot
+
+    lengths = sorted({cell.instructions for cell in cells})
+    figure, panels = pyplot.subplots(1, len(lengths), sharey=True, squeeze=False, figsize=(9, 4))
+    for panel, length in zip(panels[0], lengths, strict=True):
+        for kind in KINDS:
+            own = [c for c in cells if (c.kind, c.instructions) == (kind, length) and c.rate]
+            panel.plot([c.context for c in own], [1 / c.rate for c in own], marker="o", label=kind)
+        panel.set(title=f"{length} tokens of instructions", xlabel="context, tokens", yscale="log")
+    panels[0][0].set_ylabel("seconds a proposal")
+    panels[0][0].legend()
+    figure.savefig(path, bbox_inches="tight", dpi=150)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", choices=MODELS, help="embedded; on a GPU llada-8b")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--contexts", nargs="+", type=int, default=[200, 1000, 3000])
+    parser.add_argument("--instructions", nargs="+", type=int, default=[40, 200])
+    parser.add_argument("--num-proposals", type=int, default=8, help="of each window")
+    parser.add_argument("--seconds", type=float, default=5, help="about what a cell may take")
+    parser.add_argument("--deadline", type=float, default=1e9, help="no cell is begun after it, s")
+    parser.add_argument("--check", type=int, help="compares so many requests; measures nothing")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    options.model = options.model or ("embedded" if options.device == "cpu" else "llada-8b")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind, in turn")
-    parser.add_argument("--windows", type=int, default=3, help="windows of one run")
-    parser.add_argument("--num-proposals", type=int, default=8, help="of each window")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--dtype", default="auto", help="as that of load_denoiser")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
-    parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        print(json.dumps(child(options)))
-        return
-    names = ("windows", "num_proposals", "dtype")
-    passed = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
-    runs = [
-        measure(kind, setting, passed)
-        for _ in range(options.rounds)
-        for setting in options.settings
-        for kind in KINDS
-    ]
-    summaries = {setting: summary(runs, setting) for setting in options.settings}
-    for setting, kinds in summaries.items():
-        print(f"{setting} examples in a context")
-        for kind, row in kinds.items():
-            print(
-                f"  {kind:6} {row['proposals_per_second']:7.2f} proposals/s "
-                f"{row['times_plain']:6.2f} x plain {row['passes_per_proposal']:6.2f} passes each "
-                f"{row['same_as_plain']:6.0%} the same {row['peak_gb']:6.2f} GB"
-            )
-    if options.json:
-        figures = {"runs": runs, "summaries": summaries}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    highest = max(run["peak_gb"] for run in runs if run["kind"] != "plain")
-    verdict = "within" if highest <= BUDGET_GB else "OVER"
-    print(f"{highest:.2f} GB at most: {verdict} the budget of {BUDGET_GB:.0f} GB")
-    sys.exit(0 if highest <= BUDGET_GB else 1)
+    options, began = parse(), time.perf_counter()
+    denoiser = load(options.model, device=options.device, dtype=options.dtype)
+    if options.check:
+        batching = TransformerDenoiser(
+            denoiser.checkpoint, name=denoiser.name, tokens_per_batch=2048
+        )
+        differing = full_forward.num_differing(batching, options.check, seed=0)
+        print(f"{differing} of {options.check} requests differ")
+        sys.exit(differing > 0)
+    machine: dict[str, Any] = {
+        "model": options.model,
+        "weights_bytes": denoiser.model.get_memory_footprint(),
+        "dtype": str(denoiser.model.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if options.device != "cpu" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "seconds_to_load": round(time.perf_counter() - began, 1),
+        "is_bidirectional": is_bidirectional(denoiser),
+        "num_proposals": options.num_proposals,
+    }
+    print(json.dumps(machine))
+    bench = Bench(denoiser, num_proposals=options.num_proposals, seconds=options.seconds)
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    print(*lines, sep="\n", flush=True)
+    cells: list[Cell] = []
+    for context in options.contexts:
+        for instructions in options.instructions:
+            for kind in sorted(options.kinds, key=lambda kind: kind != "full"):
+                if time.perf_counter() - began > options.deadline:
+                    continue
+                cells.append(bench.measure(kind, instructions=instructions, context=context))
+                lines.append(row_of(cells[-1], cells))
+                print(lines[-1], flush=True)
+                if options.json:
+                    figures = machine | {"cells": [asdict(cell) for cell in cells]}
+                    options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(cells, options.plot)
 
 
 if __name__ == "__main__":
