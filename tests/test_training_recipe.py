@@ -26,7 +26,10 @@ PAPER = [f"{model}-{kind}" for model in ("llada", "dream") for kind in ("fs", "r
 ONE_GPU = [f"{name}-{form}" for name in PAPER for form in ("lora", "qlora")]
 SMOLLM2 = [
     f"smollm2-{kind}"
-    for kind in ("adapt", "adapt-fs", "adapt-fs-more", "adapt-fs-plain", "fs", "ro", "fs-ro")
+    for kind in (
+        *("adapt", "adapt-fs", "adapt-fs-more", "adapt-fs-plain"),
+        *("adapt-fs-gpu", "adapt-fs-gpu-more", "fs", "ro", "fs-ro"),
+    )
 ]
 
 
