@@ -58,13 +58,11 @@ class Accounts:
 
     Attributes:
         outer: the tracker of the caller, in whose thread this is made; None without.
-        usage: what all runs took that have ended.
         is_refused: whether a run was refused.
     """
 
     def __init__(self, accountant: Accountant | None) -> None:
         self.outer: UsageTracker | None = dspy.settings.usage_tracker
-        self.usage: Usage = ()
         self.is_refused = False
         self._accountant = accountant
         self._this_thread = _ThisThread()
@@ -85,6 +83,11 @@ class Accounts:
         self._this_thread.reservation = reservation
         with self._closed:
             self._num_open += 1
+
+    @property
+    def here(self) -> Usage:
+        """What stands in this thread's account."""
+        return self._this_thread.usage
 
     @contextmanager
     def tracked(self) -> Iterator[UsageTracker]:
@@ -107,7 +110,6 @@ class Accounts:
         if self._accountant is not None and (reservation is not None or usage):
             self._accountant.settle(reservation, usage)
         with self._closed:
-            self.usage = added(self.usage, usage)
             self._num_open -= reservation is not None
             self._closed.notify_all()
 

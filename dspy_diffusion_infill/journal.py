@@ -42,7 +42,7 @@ class Journal:
             OSError: the file cannot be read or written.
         """
         self.path = path
-        self._lock = threading.Lock()
+        self._lock, self._is_closed = threading.Lock(), False
         self._entries: dict[str, Any] = {}
         if path is None:
             return
@@ -89,8 +89,15 @@ class Journal:
             OSError: it cannot be written, as on a full disk; the file is as it was before.
         """
         with self._lock:
+            if self._is_closed:
+                return
             self._append({"key": key, "about": about, "value": value})
             self._entries[key] = value
+
+    def close(self) -> None:
+        """Ends writing; what a thread that outlives the search puts later is dropped."""
+        with self._lock:
+            self._is_closed = True
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         if self.path is None:

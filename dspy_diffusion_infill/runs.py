@@ -14,78 +14,18 @@ import logging
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
 
 from dspy_diffusion_infill.accounting import Accountant, Accounts, RunRefusedError
-from dspy_diffusion_infill.usage import Usage, added
+from dspy_diffusion_infill.outcomes import Evaluation, Failure, Outcome, Trace
 
-Trace = tuple[tuple[Any, dict[str, Any], Any], ...]
 Score = Callable[[dspy.Example, Any], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A program's scores.
-
-    Attributes:
-        scores: the metric of each row, in order.
-        traces: for each row the calls of the run, or None where it raised.
-        failures: what the program or the metric raised, in the order of ``failed``.
-        failed: the numbers of these rows.
-        num_unread: failures where the LM answered, but not in a form that the adapter reads.
-        usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
-        length: characters of the program's instructions under search; 0 where nobody asked.
-    """
-
-    scores: tuple[float, ...]
-    traces: tuple[Trace | None, ...]
-    failures: tuple[str, ...] = ()
-    failed: tuple[int, ...] = ()
-    num_unread: int = 0
-    usage: Usage = ()
-    length: int = 0
-
-    @property
-    def mean(self) -> float:
-        """Mean score; higher is better. NaN where nothing was scored."""
-        return sum(self.scores) / len(self.scores) if self.scores else math.nan
-
-    @property
-    def num_failures(self) -> int:
-        """Rows on which the program or the metric raised."""
-        return len(self.failures)
-
-    def followed_by(self, more: "Evaluation") -> "Evaluation":
-        """The scores of these rows and then of other ones."""
-        shift = len(self.scores)
-        return Evaluation(
-            scores=self.scores + more.scores,
-            traces=self.traces + more.traces,
-            failures=self.failures + more.failures,
-            failed=self.failed + tuple(shift + number for number in more.failed),
-            num_unread=self.num_unread + more.num_unread,
-            usage=added(self.usage, more.usage),
-        )
-
-    def in_order(self, numbers: Sequence[int]) -> "Evaluation":
-        """The same rows by number: ``numbers[k]`` is the number, from 0, of the k-th row here."""
-        order = sorted(range(len(numbers)), key=lambda k: numbers[k])
-        failures = dict(zip(self.failed, self.failures, strict=True))
-        failed = {place: k for place, k in enumerate(order) if k in failures}
-        return replace(
-            self,
-            scores=tuple(self.scores[k] for k in order),
-            traces=tuple(self.traces[k] for k in order),
-            failures=tuple(failures[k] for k in failed.values()),
-            failed=tuple(failed),
-        )
 
 
 class TooManyFailuresError(Exception):
@@ -109,6 +49,8 @@ def evaluate(
     max_errors: int | None = None,
     failure_score: float = 0.0,
     accountant: Accountant | None = None,
+    known: Mapping[int, Outcome] | None = None,
+    on_end: Callable[[int, Outcome], None] | None = None,
 ) -> Evaluation:
     """Runs and scores the program on every row.
 
@@ -121,12 +63,24 @@ def evaluate(
             do not count: they are what other instructions may mend.
         failure_score: what a row counts on which the program or the score raised.
         accountant: may refuse runs; None allows all.
+        known: how rows ended, by number, that need no run.
+        on_end: is called with the number and outcome of each run as it ends, by several threads,
+            before the accountant hears of it. What it raises ends the evaluation.
 
     Raises:
         RunRefusedError: the accountant refused a run; those that were under way have ended.
         TooManyFailuresError: more than ``max_errors`` rows raised.
     """
-    runs = _Runs(program, examples, score, failure_score, max_errors, accountant)
+    runs = _Runs(program, score, failure_score, max_errors, Accounts(accountant), on_end)
+    runs.take(examples, known or {})
+    runs.check_failures()
+    if runs.rows:
+        _run_all(runs, num_threads)
+    return runs.evaluation()
+
+
+def _run_all(runs: "_Runs", num_threads: int | None) -> None:
+    """Has Evaluate run the rows; raises as ``evaluate``."""
     evaluator = dspy.Evaluate(
         devset=runs.rows,
         metric=runs.score,
@@ -136,23 +90,17 @@ def evaluate(
         provide_traceback=False,
     )
     try:
+        # What it returns is rounded; the runs hold what is exact.
         with _quiet_evaluate(), dspy.context(usage_tracker=None):
-            results = evaluator(runs.recorded_program())
+            evaluator(runs.recorded_program())
     except Exception as error:
         if runs.accounts.is_refused:
             runs.accounts.wait()
             raise RunRefusedError("a run was refused") from error
-        failures = runs.errors()
-        serious = [one for one in failures if not is_unreadable(one)]
-        if max_errors is None or len(serious) <= max_errors:
-            raise
-        raise TooManyFailuresError(
-            f"{len(serious)} of {len(examples)} examples raised, more than "
-            f"max_errors={max_errors}; the last: {describe_error(serious[-1])}",
-            tuple(map(describe_error, failures)),
-        ) from error
-    del results  # rounded; the runs hold what is exact
-    return runs.evaluation()
+        if runs.broken is not None:
+            raise runs.broken from error
+        runs.check_failures()
+        raise
 
 
 def as_float(score: Any) -> float:
@@ -172,17 +120,6 @@ def as_float(score: Any) -> float:
     return number
 
 
-def is_unreadable(error: Exception) -> bool:
-    """Whether an LM did answer, but not in the form that the adapter reads."""
-    return isinstance(error, AdapterParseError)
-
-
-def describe_error(error: Exception) -> str:
-    """The kind of an exception and the beginning of what it says, in one line."""
-    first_line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first_line:.120}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Run:
     """One call of the program: what it returned and how, or what it raised."""
@@ -192,45 +129,50 @@ class _Run:
     error: Exception | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """One row's score, with the trace of its run, or with what was raised."""
-
-    score: float
-    trace: Trace | None
-    error: Exception | None
-
-
 class _Runs:
     """The calls and scores of one evaluation.
 
     Attributes:
-        rows: the examples, each an object of its own even where one is given twice.
+        rows: the examples that must be run, each an object of its own even where one is given
+            twice.
         accounts: what each run takes.
+        broken: what ``on_end`` raised; None where nothing was.
     """
 
     def __init__(
         self,
         program: dspy.Module,
-        examples: Sequence[dspy.Example],
         score: Score,
         failure_score: float,
         max_errors: int | None,
-        accountant: Accountant | None,
+        accounts: Accounts,
+        on_end: Callable[[int, Outcome], None] | None,
     ) -> None:
-        self.rows = [example.copy() for example in examples]
-        self._program, self._score = program, score
+        self.rows: list[dspy.Example] = []
+        self.accounts = accounts
+        self.broken: Exception | None = None
+        self._program, self._score, self._on_end = program, score, on_end
         self._failure_score, self._max_errors = failure_score, max_errors
-        self.accounts = Accounts(accountant)
+        self._cause: Exception | None = None
         self._lock = threading.Lock()
         self._this_thread = threading.local()
-        self._numbers = {id(row): number for number, row in enumerate(self.rows)}
-        self._outcomes: dict[int, Future[_Outcome]] = {}
+        self._numbers: dict[int, int] = {}
+        self._outcomes: list[Future[Outcome]] = []
+        self._scored: set[int] = set()
         # Rows with the very same inputs are one to the program, and may have different labels.
         self._num_alike: dict[tuple[Any, ...], int] = defaultdict(int)
-        for row in self.rows:
-            self._num_alike[_identity(dict(row.inputs().items()))] += 1
         self._calls: dict[tuple[Any, ...], list[Future[_Run]]] = defaultdict(list)
+
+    def take(self, examples: Sequence[dspy.Example], known: Mapping[int, Outcome]) -> None:
+        """Takes the rows, of which those that are known need no run."""
+        self._outcomes = [Future() for _ in examples]
+        for number, example in enumerate(examples):
+            if number in known:
+                self._outcomes[number].set_result(known[number])
+                continue
+            self.rows.append(row := example.copy())
+            self._numbers[id(row)] = number
+            self._num_alike[_identity(dict(row.inputs().items()))] += 1
 
     def recorded_program(self) -> dspy.Module:
         """The program, whose calls are made by ``call``."""
@@ -267,47 +209,54 @@ class _Runs:
         """
         number, run = self._numbers[id(example)], self._this_thread.run
         with self._lock:
-            is_first = number not in self._outcomes
-            ended = self._outcomes.setdefault(number, Future())
+            is_first = number not in self._scored
+            self._scored.add(number)
+        ended = self._outcomes[number]
         try:
             if is_first:
-                _settle(ended, lambda: self._scored(example, run))
+                _settle(ended, lambda: self._ended(number, example, run))
         finally:
             self.accounts.close()
-        outcome = ended.result()
-        if self._max_errors is not None:
-            serious = [error for error in self.errors() if not is_unreadable(error)]
-            if len(serious) > self._max_errors:
-                raise TooManyFailuresError("too many rows raised") from serious[-1]
-        return outcome.score
+        score = ended.result().score
+        self.check_failures()
+        return self._failure_score if score is None else score
 
-    def errors(self) -> list[Exception]:
-        """What the rows that have ended raised."""
-        with self._lock:
-            ended = [future.result() for future in self._outcomes.values() if future.done()]
-        return [outcome.error for outcome in ended if outcome.error is not None]
+    def check_failures(self) -> None:
+        """Raises TooManyFailuresError if too many rows have raised by now."""
+        ended = [one.result() for one in self._outcomes if one.done() and not one.exception()]
+        failures = [one.failure for one in ended if one.failure is not None]
+        serious = [failure for failure in failures if failure.kind != "unread"]
+        if self._max_errors is not None and len(serious) > self._max_errors:
+            raise TooManyFailuresError(
+                f"{len(serious)} of {len(self._outcomes)} examples raised, more than "
+                f"max_errors={self._max_errors}; the last: {serious[-1].text}",
+                tuple(failure.text for failure in failures),
+            ) from self._cause
 
     def evaluation(self) -> Evaluation:
         """The scores of all rows, in order."""
-        ended = [self._outcomes[number].result() for number in range(len(self.rows))]
-        errors = {number: one.error for number, one in enumerate(ended) if one.error is not None}
-        return Evaluation(
-            scores=tuple(outcome.score for outcome in ended),
-            traces=tuple(outcome.trace for outcome in ended),
-            failures=tuple(map(describe_error, errors.values())),
-            failed=tuple(errors),
-            num_unread=sum(map(is_unreadable, errors.values())),
-            usage=self.accounts.usage,
-        )
+        return Evaluation.of([one.result() for one in self._outcomes], self._failure_score)
 
-    def _scored(self, example: dspy.Example, run: _Run) -> _Outcome:
-        if run.error is not None:
-            return _Outcome(self._failure_score, None, run.error)
-        try:
-            with self.accounts.tracked():
-                return _Outcome(self._score(example, run.prediction), run.trace, None)
-        except Exception as error:
-            return _Outcome(self._failure_score, None, error)
+    def _ended(self, number: int, example: dspy.Example, run: _Run) -> Outcome:
+        outcome = replace(self._outcome(example, run), usage=self.accounts.here)
+        if self._on_end is not None:
+            try:
+                self._on_end(number, outcome)
+            except Exception as error:
+                self.broken = error
+                raise
+        return outcome
+
+    def _outcome(self, example: dspy.Example, run: _Run) -> Outcome:
+        error = run.error
+        if error is None:
+            try:
+                with self.accounts.tracked():
+                    return Outcome(self._score(example, run.prediction), run.trace)
+            except Exception as raised:
+                error = raised
+        self._cause = error
+        return Outcome(None, failure=Failure.of(error))
 
     def _accounted_run(
         self, kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]

@@ -13,7 +13,7 @@ from dspy_diffusion_infill.optimizer.acceptance import (
     paired_p,
 )
 from dspy_diffusion_infill.optimizer.guidance import Gain
-from dspy_diffusion_infill.runs import Evaluation
+from dspy_diffusion_infill.outcomes import Evaluation
 
 CLEAR, UNCLEAR = Gain(1.0, 0.1), Gain(0.1, 1.0)
 

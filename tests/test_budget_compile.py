@@ -27,6 +27,7 @@ from test_diffusion_infill import (
 from dspy_diffusion_infill.optimizer import diffusion_infill
 from dspy_diffusion_infill.optimizer.budget import Budget
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.trace_json import TraceJson
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 MOST = 40  # tokens of an answer
@@ -263,8 +264,7 @@ def test_a_resumed_search_keeps_its_cap_over_both_processes(tmp_path):
 
 
 def test_traced_runs_that_are_made_anew_count_twice(tmp_path, monkeypatch):
-    where = "dspy_diffusion_infill.optimizer.first_evaluation.worked_to_json"
-    monkeypatch.setattr(where, lambda *_: None)
+    monkeypatch.setattr(TraceJson, "written", lambda *_: None)
     options = {"student": Steps(), "metric": ends_with_colour, "log_dir": tmp_path, "sweeps": 1}
     totals = []
     for _ in range(3):

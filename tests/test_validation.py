@@ -5,12 +5,7 @@ import pytest
 
 from dspy_diffusion_infill.optimizer.budget import Caps
 from dspy_diffusion_infill.optimizer.options import Scoring
-from dspy_diffusion_infill.optimizer.validation import (
-    BudgetSpentError,
-    Validator,
-    evaluation_from_json,
-    evaluation_to_json,
-)
+from dspy_diffusion_infill.optimizer.validation import BudgetSpentError, Validator
 
 ROWS = [dspy.Example(number=k).with_inputs("number") for k in range(4)]
 
@@ -53,13 +48,6 @@ def test_a_failure_score_of_the_users_is_what_a_failure_counts():
 def test_a_failure_counts_0_under_a_metric_of_shares():
     validator = Validator(Scoring(metric=lambda example, prediction: 0.5))
     assert validator.evaluate(Numbers(raises=(2,)), ROWS).scores == (0.5, 0.5, 0, 0.5)
-
-
-def test_an_evaluation_comes_back_from_the_journal_without_its_traces():
-    found = Validator(Scoring(metric=loss)).evaluate(Numbers(raises=(2,)), ROWS)
-    again = evaluation_from_json(evaluation_to_json(found), len(found.scores))
-    assert (again.scores, again.failed, again.failures) == (found.scores, (2,), found.failures)
-    assert again.traces == (None,) * 4
 
 
 @pytest.mark.parametrize("num_required", [2, 3])

@@ -23,8 +23,9 @@ from dspy_diffusion_infill.optimizer.estimate import CostEstimate
 from dspy_diffusion_infill.optimizer.metrics import ExactMatch
 from dspy_diffusion_infill.optimizer.results import DetailedResults, results_of
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
+from dspy_diffusion_infill.outcomes import Evaluation
 from dspy_diffusion_infill.report import print_report
-from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, evaluate
+from dspy_diffusion_infill.runs import TooManyFailuresError, evaluate
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 NUM_TRAIN, NUM_VALID = 16, 32

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dspy_diffusion_infill.optimizer.guidance import Gain
-from dspy_diffusion_infill.runs import Evaluation
+from dspy_diffusion_infill.outcomes import Evaluation
 
 _EQUAL = 1e-9  # sums of scores that are closer are the same
 

@@ -149,20 +149,17 @@ class Budget:
 
     def settle(self, reservation: Reservation | None, usage: Usage) -> None:
         """A run has ended; without a reservation only what it took is counted."""
-        cost, tokens = self.prices.cost(usage), num_tokens(usage)
         with self._changed:
             if reservation is not None:
                 self._num_open -= 1
                 self._note(_RUN, self.clock() - reservation.started)
             self._spend(usage)
-            largest = self._bound
-            self._bound = RunBound(max(largest.tokens, tokens), max(largest.cost, cost or 0.0))
             self._changed.notify_all()
 
-    def replay(self, usage: Usage, *, metric_calls: int = 0) -> None:
-        """Counts what an earlier process paid for."""
+    def replay(self, usage: Usage) -> None:
+        """Counts a run that an earlier process paid for."""
         with self._changed:
-            self.metric_calls += metric_calls
+            self.metric_calls += 1
             self._spend(usage)
 
     def reopen(self, caps: Caps) -> None:
@@ -246,7 +243,11 @@ class Budget:
         return self._refuses_run()
 
     def _spend(self, usage: Usage) -> None:
-        self.lm_tokens += num_tokens(usage)
+        """Counts what one run took, which bounds those that come."""
+        tokens, largest = num_tokens(usage), self._bound
+        spent = self.prices.cost(usage) or 0.0
+        self._bound = RunBound(max(largest.tokens, tokens), max(largest.cost, spent))
+        self.lm_tokens += tokens
         for one in usage:
             cost = self.prices.cost((one,))
             self._cost += cost or 0.0

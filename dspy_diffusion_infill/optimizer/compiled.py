@@ -9,13 +9,13 @@ import dspy
 from dspy_diffusion_infill.optimizer.acceptance import paired_p
 from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
 from dspy_diffusion_infill.optimizer.search import Search
+from dspy_diffusion_infill.outcomes import describe_error
 from dspy_diffusion_infill.programs import (
     copy_program,
     give_back_lms,
     instructions_of,
     with_instructions,
 )
-from dspy_diffusion_infill.runs import describe_error
 
 logger = logging.getLogger(__name__)
 

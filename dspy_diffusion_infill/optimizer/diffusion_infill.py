@@ -319,7 +319,6 @@ class DiffusionInfill(Teleprompter):
     def _searched(self, search: Search, cost: CostEstimate) -> dspy.Module:
         """The result of a search, from the first evaluation to the rows that were held out."""
         plan, validator = search.plan, search.validator
-        validator.resume(search.journal)
         passes = plan.infiller.denoiser.num_passes
 
         def result() -> dspy.Module:

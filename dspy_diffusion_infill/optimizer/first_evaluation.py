@@ -1,26 +1,16 @@
 """What is paid for before the first trial: the student's scores, and traced runs."""
 
-import logging
 from dataclasses import dataclass
-from functools import partial
 
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.plan import Plan
-from dspy_diffusion_infill.optimizer.traces import (
-    Worked,
-    names_in_traces,
-    work_examples,
-    worked_from_json,
-    worked_to_json,
-)
+from dspy_diffusion_infill.optimizer.trace_json import TraceJson
+from dspy_diffusion_infill.optimizer.traces import Worked, names_in_traces, work_examples
 from dspy_diffusion_infill.optimizer.validation import Validator
-from dspy_diffusion_infill.runs import Evaluation
-
-logger = logging.getLogger(__name__)
+from dspy_diffusion_infill.outcomes import Evaluation
 
 _BASELINE = "baseline"  # keys in the journal
 _TRACED = "traced runs"
-_WORKED = "worked examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +40,22 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
     Raises:
         TooManyFailuresError: too many rows raised.
     """
-    anew = plan.traces_wanted and journal.get(_WORKED) is None  # the journal has no traces
+    runner = plan.teacher or plan.base
+    traces = TraceJson(plan.base, runner, plan.names, plan.trainset) if plan.traces_wanted else None
     baseline = validator.evaluate_once(
-        plan.base, plan.valset, journal, _BASELINE, about=_BASELINE, anew=anew
+        plan.base,
+        plan.valset,
+        journal,
+        _BASELINE,
+        about=_BASELINE,
+        traces=traces if plan.baseline_is_traced else None,
     )
-    if not plan.traces_wanted:
+    if traces is None:
         return FirstEvaluation(baseline, plan.labelled, is_traced=False)
-    runner, traced = plan.teacher or plan.base, baseline
+    traced = baseline
     if not plan.baseline_is_traced:
         traced = validator.evaluate_once(
-            runner, plan.trainset, journal, _TRACED, about=_TRACED, anew=anew
+            runner, plan.trainset, journal, _TRACED, about=_TRACED, traces=traces
         )
-    read = partial(worked_from_json, program=plan.base, rows=plan.trainset)
-    if (worked := journal.read(_WORKED, read)) is not None:
-        return FirstEvaluation(baseline, worked, is_traced=True)
     worked = work_examples(plan.base, plan.names, plan.trainset, traced, names_in_traces(runner))
-    plain = worked_to_json(worked, plan.base, plan.trainset)
-    if plain is not None:
-        journal.put(_WORKED, plain, about=_WORKED)
-    elif journal.path is not None:
-        logger.warning("a step's values cannot be journaled: a resumed search runs them again")
     return FirstEvaluation(baseline, worked, is_traced=True)

@@ -28,6 +28,7 @@ def run(search: Search) -> None:
     if search.first is not None and search.first.is_hopeless:
         ((kind, _),) = search.validator.failure_kinds.most_common(1)
         logger.warning("no run of the student succeeded, so nothing is tried: %s", kind)
+        search.validator.give_up()
         search.end_reason = "no run succeeded"
         return
     search.score_present_texts()

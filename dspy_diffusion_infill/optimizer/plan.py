@@ -1,7 +1,7 @@
 """What one ``compile`` is going to do, and the journal that it goes by."""
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -187,6 +187,7 @@ def open_journal(plan: Plan) -> Generator[Journal]:
             "give a new folder"
         ) from error
     try:
-        yield Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())
+        with closing(Journal(plan.log_dir / JOURNAL_FILE, identity=plan.identity())) as journal:
+            yield journal
     finally:
         lock.release()

@@ -28,8 +28,8 @@ from dspy_diffusion_infill.optimizer.results import EndReason, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import draw_weight
 from dspy_diffusion_infill.optimizer.validation import Validator
+from dspy_diffusion_infill.outcomes import Evaluation
 from dspy_diffusion_infill.programs import with_instructions
-from dspy_diffusion_infill.runs import Evaluation
 from dspy_diffusion_infill.windows import Window
 
 __all__ = ["Search", "is_better"]
@@ -282,22 +282,30 @@ class Search:
         is_tie_enough = gain is not None and gain.is_clear
         found, numbers = Evaluation((), ()), list[int]()
         for block in race.blocks(self.best.scores):
-            more = self._score(program, block, key_of("trial", changes, block))
+            more = self._score(program, block, key_of("trial", changes, block), before=found)
             if more is None:
                 return None
             found, numbers = found.followed_by(more), [*numbers, *block]
-            self.validator.check_race(found, more)
             new = dict(zip(numbers, found.scores, strict=True))
             if not race.can_win(new, self.best.scores, is_tie_enough=is_tie_enough):
                 return found, numbers
         return found.in_order(numbers), sorted(numbers)
 
-    def _score(self, program: dspy.Module, rows: Sequence[int], key: str) -> Evaluation | None:
+    def _score(
+        self,
+        program: dspy.Module,
+        rows: Sequence[int],
+        key: str,
+        *,
+        before: Evaluation | None = None,
+    ) -> Evaluation | None:
         """Scores a program on rows by number; None where the budget has no room for them."""
         if not self.validator.room_for(len(rows)):
             return None
         chosen = [self.plan.valset[number] for number in rows]
-        return self.validator.evaluate_once(program, chosen, self.journal, key, about="trial")
+        return self.validator.evaluate_once(
+            program, chosen, self.journal, key, about="trial", before=before
+        )
 
     def _example_weights(self, target: Target) -> list[float] | None:
         """How likely each worked example is drawn: more so the more often its row went wrong.

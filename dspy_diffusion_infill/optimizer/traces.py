@@ -1,23 +1,20 @@
 """From examples and traced runs to what each predictor was given and should have answered."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import dspy
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
-from pydantic_core import to_jsonable_python
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
+from dspy_diffusion_infill.outcomes import Evaluation, Trace
 from dspy_diffusion_infill.programs import all_predictors, signature_of
-from dspy_diffusion_infill.runs import Evaluation
 
 logger = logging.getLogger(__name__)
 
 Worked = dict[str, tuple[WorkedExample, ...]]
+Call = tuple[Mapping[str, Any], Mapping[str, Any]]  # inputs and outputs of a predictor
 
 
 def needs_traces(
@@ -47,14 +44,13 @@ def work_examples(
         traced: scores and traces of runs over the same examples; None where none were needed.
         traced_names: as ``names_in_traces`` gives them for the program that ran.
     """
-    good, worked = _good_runs(traced), {}
+    names_of = traced_names or {}
+    good = {number: last_calls(trace, names_of) for number, trace in _good_runs(traced).items()}
+    worked = {}
     for name, predictor in program.named_predictors():
         if name not in names:
             continue
-        calls = [
-            _call_of(name, traced, traced_names or {}, number) if number in good else None
-            for number in range(len(examples))
-        ]
+        calls = [good.get(number, {}).get(name) for number in range(len(examples))]
         signature = signature_of(predictor)
         found = [worked_example(signature, *pair) for pair in zip(examples, calls, strict=True)]
         worked[name] = tuple(
@@ -85,6 +81,21 @@ def names_in_traces(program: dspy.Module) -> dict[int, str]:
     return names
 
 
+def last_calls(trace: Trace, names: Mapping[int, str]) -> dict[str, Call]:
+    """The last call of each predictor in a run.
+
+    Args:
+        trace: of the run.
+        names: as ``names_in_traces`` gives them for the program that ran.
+    """
+    calls: dict[str, Call] = {}
+    for predictor, inputs, prediction in trace:
+        name = names.get(id(predictor)) or names.get(id(predictor.signature))
+        if name is not None:
+            calls[name] = inputs, dict(prediction)
+    return calls
+
+
 def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
     """The slot of each predictor that has worked examples, even if there are none of them."""
     adapter = dspy.settings.adapter or dspy.ChatAdapter()
@@ -96,56 +107,10 @@ def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
     return slots
 
 
-_WORKED = TypeAdapter(
-    dict[str, list[tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], int | None]]]
-)
-
-
-def worked_to_json(
-    worked: Worked, program: dspy.Module, rows: Sequence[dspy.Example]
-) -> dict[str, Any] | None:
-    """For the journal: what stands in a row of the trainset is only pointed to.
-
-    Other values are written as the type of their field says. None where one cannot be read back.
-    """
-    try:
-        types = _field_types(program)
-        return {
-            name: [
-                [
-                    _written(one.inputs, types[name], rows),
-                    _written(one.outputs, types[name], rows),
-                    one.row,
-                ]
-                for one in examples
-            ]
-            for name, examples in worked.items()
-        }
-    except (TypeError, ValueError, PydanticUserError):
-        return None
-
-
-def worked_from_json(value: Any, program: dspy.Module, rows: Sequence[dspy.Example]) -> Worked:
-    """What ``worked_to_json`` wrote.
-
-    Raises:
-        LookupError: it is of other predictors, fields or rows.
-        ValueError: it is none, or a value is not of its field's type.
-    """
-    value, types = _WORKED.validate_python(value), _field_types(program)
-    return {
-        name: tuple(
-            WorkedExample(_read(inputs, types[name], rows), _read(outputs, types[name], rows), row)
-            for inputs, outputs, row in examples
-        )
-        for name, examples in value.items()
-    }
-
-
 def worked_example(
     signature: type[dspy.Signature],
     example: dspy.Example,
-    call: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
+    call: Call | None = None,
 ) -> WorkedExample | None:
     """Labels win over traced outputs; without a trace, labels of some outputs must do.
 
@@ -168,61 +133,6 @@ def worked_example(
     return None
 
 
-def _field_types(program: dspy.Module) -> dict[str, dict[str, TypeAdapter[Any]]]:
-    """What reads and writes the values of each predictor's fields."""
-    return {
-        name: {
-            field: TypeAdapter(cast(Any, info.annotation))
-            for field, info in signature_of(predictor).fields.items()
-        }
-        for name, predictor in program.named_predictors()
-    }
-
-
-def _written(
-    values: Mapping[str, Any], types: Mapping[str, TypeAdapter[Any]], rows: Sequence[dspy.Example]
-) -> dict[str, Any]:
-    """Each value as ``{"row": number}`` or ``{"value": JSON}``.
-
-    Raises:
-        TypeError: a value is not what JSON gives back.
-        ValueError: a value is not of its field's type.
-    """
-    written: dict[str, Any] = {}
-    for name, value in values.items():
-        if (row := _row_of(name, value, rows)) is not None:
-            written[name] = {"row": row}
-            continue
-        plain = json.loads(json.dumps(to_jsonable_python(value)))
-        if types[name].validate_python(plain) != value:
-            raise TypeError(f"the value of {name!r} does not survive JSON")
-        written[name] = {"value": plain}
-    return written
-
-
-def _read(
-    written: Mapping[str, Any], types: Mapping[str, TypeAdapter[Any]], rows: Sequence[dspy.Example]
-) -> dict[str, Any]:
-    return {
-        name: rows[one["row"]][name] if "row" in one else types[name].validate_python(one["value"])
-        for name, one in written.items()
-    }
-
-
-def _row_of(name: str, value: Any, rows: Sequence[dspy.Example]) -> int | None:
-    """The first row whose field of this name has this value, and this type."""
-    for number, row in enumerate(rows):
-        if name in row and type(row[name]) is type(value) and _equal(row[name], value):
-            return number
-    return None
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two values are equal; arrays, whose comparison is an array, are where all is."""
-    same = one == other
-    return bool(same.all()) if hasattr(same, "all") else bool(same)
-
-
 def _labelled(signature: type[dspy.Signature], example: dspy.Example) -> WorkedExample | None:
     """The worked example that the labels alone give; None where a field is missing."""
     if not all(name in example for name in signature.fields):
@@ -231,29 +141,18 @@ def _labelled(signature: type[dspy.Signature], example: dspy.Example) -> WorkedE
     return WorkedExample(inputs, {name: example[name] for name in signature.output_fields})
 
 
-def _good_runs(traced: Evaluation | None) -> set[int]:
+def _good_runs(traced: Evaluation | None) -> dict[int, Trace]:
     """Of the runs that did not raise, those that scored at least the average of them."""
     if traced is None:
-        return set()
-    ran = [number for number, trace in enumerate(traced.traces) if trace]
+        return {}
+    ran = {number: trace for number, trace in enumerate(traced.traces) if trace is not None}
     scores = [traced.scores[number] for number in ran]
     if not ran:
-        return set()
+        return {}
     if min(scores) == max(scores) <= 0:
         logger.warning(
             "no traced run scored above another, or above zero: responses of steps without labels "
             "may come from poor runs"
         )
     average = sum(scores) / len(ran)
-    return {number for number in ran if traced.scores[number] >= average - 1e-9}
-
-
-def _call_of(
-    name: str, traced: Evaluation | None, names: Mapping[int, str], number: int
-) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """The last call of a predictor in a run: its inputs and outputs."""
-    trace = traced.traces[number] if traced else None
-    for predictor, inputs, prediction in reversed(trace or ()):
-        if (names.get(id(predictor)) or names.get(id(predictor.signature))) == name:
-            return inputs, dict(prediction)
-    return None
+    return {n: trace for n, trace in ran.items() if traced.scores[n] >= average - 1e-9}

@@ -1,39 +1,23 @@
 """Scoring programs within a budget."""
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 import dspy
-from pydantic import Field, TypeAdapter
-from typing_extensions import NotRequired, TypedDict
 
 from dspy_diffusion_infill.accounting import RunRefusedError
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.optimizer.budget import Budget, BudgetSpentError, Reservation
+from dspy_diffusion_infill.optimizer.budget import Budget, BudgetSpentError
 from dspy_diffusion_infill.optimizer.checks import num_positional
 from dspy_diffusion_infill.optimizer.options import Scoring
-from dspy_diffusion_infill.runs import Evaluation, TooManyFailuresError, as_float, evaluate
-from dspy_diffusion_infill.usage import ModelUsage, Usage, added
+from dspy_diffusion_infill.optimizer.run_journal import JournaledRuns
+from dspy_diffusion_infill.optimizer.trace_json import TraceJson
+from dspy_diffusion_infill.outcomes import Evaluation
+from dspy_diffusion_infill.runs import TooManyFailuresError, as_float, evaluate
 
-__all__ = ["BudgetSpentError", "Validator", "evaluation_from_json", "evaluation_to_json"]
-
-_SPENT = "spent"  # in the journal: what an evaluation took of which no score counts
-
-
-class _EvaluationJson(TypedDict):
-    scores: list[float]
-    failures: list[str]
-    failed: list[int]
-    num_unread: int
-    usage: NotRequired[list[Any]]
-
-
-_EVALUATION = TypeAdapter(_EvaluationJson)
-_TOKENS = Annotated[int, Field(ge=0, lt=2**53)]
-_USAGE = TypeAdapter(list[tuple[str, _TOKENS, _TOKENS]])
+__all__ = ["BudgetSpentError", "Validator"]
 
 
 class Validator:
@@ -52,7 +36,9 @@ class Validator:
         self.scoring, self.budget = scoring, budget or Budget(scoring.caps)
         self.failure_kinds: Counter[str] = Counter()
         self.lowest = 0.0
-        self._in_a_row = 0
+        self._under_way: list[JournaledRuns] = []
+        self._unanswered: list[JournaledRuns] = []
+        self._num_unanswered = 0
         self._arguments = num_positional(scoring.metric)
 
     @property
@@ -69,16 +55,6 @@ class Validator:
         """Whether ``max_metric_calls`` allows that many more, be they of the journal or not."""
         return self.budget.room_for_calls(num_rows)
 
-    def resume(self, journal: Journal) -> None:
-        """Counts what evaluations took that were cut off in earlier processes."""
-        for key in _spent_keys(journal):
-            self.budget.replay(journal.read(key, _usage_from_json) or ())
-
-    def replay(self, evaluation: Evaluation) -> None:
-        """Counts an evaluation that was paid for in a run that was cut off."""
-        self.budget.replay(evaluation.usage, metric_calls=len(evaluation.scores))
-        self._count(evaluation)
-
     def evaluate_once(
         self,
         program: dspy.Module,
@@ -87,76 +63,91 @@ class Validator:
         key: str,
         *,
         about: str,
-        anew: bool = False,
+        before: Evaluation | None = None,
+        traces: TraceJson | None = None,
     ) -> Evaluation:
-        """As ``evaluate``, but from the journal, without traces, where it has the key.
+        """Scores the program on every row; runs those that the journal does not know.
 
         Args:
-            program: see above.
-            rows: see above.
-            journal: has the evaluations that were paid for.
-            key: of this one.
-            about: what the journal's line says that it is.
-            anew: evaluate it whatever the journal has.
-        """
-        evaluation = journal.read(key, lambda value: evaluation_from_json(value, len(rows)))
-        if evaluation is not None:
-            if not anew:
-                self.replay(evaluation)
-                return evaluation
-            self.budget.replay(evaluation.usage)  # it was paid for all the same
-            _keep_spent(journal, evaluation.usage)
-        meter = _Meter(self.budget)
-        try:
-            evaluation = self._evaluate(program, rows, meter)
-        except BaseException:
-            _keep_spent(journal, meter.usage)
-            raise
-        journal.put(key, evaluation_to_json(evaluation), about=about)
-        return evaluation
-
-    def evaluate(self, program: dspy.Module, rows: Sequence[dspy.Example]) -> Evaluation:
-        """Runs and scores the program on every row.
+            program: see ``evaluate``.
+            rows: see ``evaluate``.
+            journal: has the runs that were paid for.
+            key: of this evaluation.
+            about: what the journal's lines say that it is.
+            before: the program on the rows of the race before these; None or no rows where it
+                begins here.
+            traces: the evaluation must have traces, and the journal holds them so.
 
         Raises:
             BudgetSpentError: a cap was reached; before any call, where that can be told.
-            TooManyFailuresError: more than ``max_errors`` rows raised.
+            TooManyFailuresError: more than ``max_errors`` rows raised, those of the race before
+                them included, or no LM answered for more than ``max_errors`` runs of whole
+                evaluations, one after another.
         """
-        return self._evaluate(program, rows, _Meter(self.budget))
+        runs = JournaledRuns(journal, key, len(rows), about=about, traces=traces)
+        if len(runs.known) < len(rows):
+            self.budget.check_room(len(rows))
+        for usage in runs.lost.values():
+            self.budget.settle(None, usage)
+        for outcome in runs.known.values():
+            self.budget.replay(outcome.usage)
+        if before is None or not before.scores:
+            self._under_way.clear()
+        self._under_way.append(runs)
+        try:
+            found = self._evaluate(program, rows, runs)
+            self._check_failures(found if before is None else before.followed_by(found))
+            self._check_answers(found, runs)
+        except TooManyFailuresError:
+            self.give_up()
+            raise
+        return found
 
-    def check_race(self, whole: Evaluation, last: Evaluation) -> None:
-        """Raises where a race has too many failures, each block of which has few enough.
+    def evaluate(self, program: dspy.Module, rows: Sequence[dspy.Example]) -> Evaluation:
+        """As ``evaluate_once``, without a journal."""
+        return self.evaluate_once(program, rows, Journal(None), "", about="")
 
-        A race ends early where all rows raise. So the failures of whole blocks are counted over
-        races until some row is answered: a dead LM ends the search here too.
+    def give_up(self) -> None:
+        """Has the next process make failed runs again, as the search ends because of them.
 
-        Args:
-            whole: all blocks of the race so far.
-            last: the last of them.
-
-        Raises:
-            TooManyFailuresError: more than ``max_errors`` rows of the race, or of all blocks since
-                a row was answered, raised.
+        Those of the last program, and all since an LM last answered.
         """
-        serious = last.num_failures - last.num_unread
-        self._in_a_row = self._in_a_row + serious if serious == len(last.scores) else 0
-        most = max(self._in_a_row, whole.num_failures - whole.num_unread)
-        if most > self._max_errors:
-            raise TooManyFailuresError(
-                f"{most} examples raised, more than max_errors={self._max_errors}; the last: "
-                f"{whole.failures[-1]}",
-                whole.failures,
-            )
+        for runs in {*self._under_way, *self._unanswered}:
+            runs.give_up()
 
     @property
     def _max_errors(self) -> int:
         limit = self.scoring.max_errors
         return dspy.settings.max_errors if limit is None else limit
 
+    def _check_failures(self, found: Evaluation) -> None:
+        """Raises where a race has too many failures, each block of which has few enough."""
+        serious = found.num_failures - found.num_unread
+        if serious > self._max_errors:
+            raise TooManyFailuresError(
+                f"{serious} examples raised, more than max_errors={self._max_errors}; the last: "
+                f"{found.failures[-1]}",
+                found.failures,
+            )
+
+    def _check_answers(self, found: Evaluation, runs: JournaledRuns) -> None:
+        """Raises where the LM is dead, also if rows are too few to tell in one evaluation."""
+        if found.num_unanswered < len(found.scores):
+            self._unanswered.clear()
+            self._num_unanswered = 0
+            return
+        self._unanswered.append(runs)
+        self._num_unanswered += len(found.scores)
+        if self._num_unanswered > self._max_errors:
+            raise TooManyFailuresError(
+                f"no LM answered in {self._num_unanswered} runs, more than "
+                f"max_errors={self._max_errors}; the last: {found.failures[-1]}",
+                found.failures,
+            )
+
     def _evaluate(
-        self, program: dspy.Module, rows: Sequence[dspy.Example], meter: "_Meter"
+        self, program: dspy.Module, rows: Sequence[dspy.Example], runs: JournaledRuns
     ) -> Evaluation:
-        self.budget.check_room(len(rows))
         try:
             found = evaluate(
                 program,
@@ -165,7 +156,9 @@ class Validator:
                 num_threads=self.scoring.num_threads,
                 max_errors=self._max_errors,
                 failure_score=self.scoring.failure_score or 0.0,
-                accountant=meter,
+                accountant=self.budget,
+                known=runs.known,
+                on_end=runs.put,
             )
         except RunRefusedError as error:
             raise BudgetSpentError(self.budget.in_words()) from error
@@ -195,71 +188,3 @@ class Validator:
         metric = self.scoring.metric
         assert metric is not None, "a plan has a metric"
         return as_float(metric(example, prediction, *(None,) * (self._arguments - 2)))
-
-
-class _Meter:
-    """The budget, and what was taken of it by way of this."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.usage: Usage = ()
-        self._budget, self._lock = budget, threading.Lock()
-
-    def reserve(self) -> Reservation | None:
-        return self._budget.reserve()
-
-    def settle(self, reservation: Reservation | None, usage: Usage) -> None:
-        self._budget.settle(reservation, usage)
-        with self._lock:
-            self.usage = added(self.usage, usage)
-
-
-def _spent_keys(journal: Journal) -> list[str]:
-    """The keys under which cut-off evaluations stand: numbered from 0."""
-    keys: list[str] = []
-    while journal.get(key := f"{_SPENT} {len(keys)}") is not None:
-        keys.append(key)
-    return keys
-
-
-def _keep_spent(journal: Journal, usage: Usage) -> None:
-    if usage:
-        new = f"{_SPENT} {len(_spent_keys(journal))}"
-        journal.put(new, _usage_to_json(usage), about=_SPENT)
-
-
-def _usage_to_json(usage: Usage) -> list[Any]:
-    return [[one.model, one.prompt_tokens, one.completion_tokens] for one in usage]
-
-
-def _usage_from_json(value: Any) -> Usage:
-    return tuple(ModelUsage(*one) for one in _USAGE.validate_python(value))
-
-
-def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The scores, the failures and what the LMs took; traces are not written."""
-    return {
-        "scores": list(evaluation.scores),
-        "failures": list(evaluation.failures),
-        "failed": list(evaluation.failed),
-        "num_unread": evaluation.num_unread,
-        "usage": _usage_to_json(evaluation.usage),
-    }
-
-
-def evaluation_from_json(value: Any, num_rows: int) -> Evaluation:
-    """An evaluation of so many rows, without traces.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = _EVALUATION.validate_python(value)
-    if len(found["scores"]) != num_rows or not set(found["failed"]) <= set(range(num_rows)):
-        raise ValueError(f"it must be of {num_rows} rows")
-    return Evaluation(
-        scores=tuple(found["scores"]),
-        traces=(None,) * num_rows,
-        failures=tuple(found["failures"]),
-        failed=tuple(found["failed"]),
-        num_unread=found["num_unread"],
-        usage=_usage_from_json(found.get("usage", [])),
-    )

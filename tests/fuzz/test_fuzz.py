@@ -24,7 +24,8 @@ from dspy_diffusion_infill.errors import DataError, DiffusionInfillError
 from dspy_diffusion_infill.evaluation.rows import read_rows
 from dspy_diffusion_infill.evaluation.verdicts import read_verdict
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.optimizer.validation import evaluation_from_json
+from dspy_diffusion_infill.optimizer.run_journal import JournaledRuns
+from dspy_diffusion_infill.optimizer.trace_json import TraceJson
 from dspy_diffusion_infill.scorers.protocol import ScoredPair
 from dspy_diffusion_infill.scorers.server import ServerScorer
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -132,13 +133,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Files
 
 IDENTITY = {"seed": 0, "version": "1"}
-EVALUATION = {"scores": [1.0, 0.0], "failures": [], "failed": [], "num_unread": 0}
+RUN = {"usage": [["m", 1, 2]], "score": 1.0}
+TRACE = {"self": [{"text": {"row": 0}}, {"label": {"value": "a"}}]}
+STEP = dspy.Predict("text -> label")
 JOURNAL = "".join(
     json.dumps(line) + "\n"
     for line in (
         {"identity": IDENTITY},
-        {"key": "a", "about": "trial", "value": {**EVALUATION, "usage": [["m", 1, 2]]}},
-        {"key": "b", "about": "baseline", "value": {**EVALUATION, "failed": [1]}},
+        {"key": "a 0", "about": "trial", "value": RUN},
+        {"key": "a 1", "about": "trial", "value": {"usage": [], "failure": ["why", "raised"]}},
+        {"key": "b 0", "about": "baseline", "value": {**RUN, "trace": TRACE}},
     )
 ).encode()
 
@@ -151,8 +155,9 @@ def test_a_journal(folder, data):
 
     def resume() -> None:
         journal = Journal(path, identity=IDENTITY)
-        for key in ("a", "b"):
-            journal.read(key, lambda value: evaluation_from_json(value, 2))
+        JournaledRuns(journal, "a", 2, about="trial")
+        traces = TraceJson(STEP, STEP, ["self"], [dspy.Example(text="row 0")])
+        JournaledRuns(journal, "b", 1, about="baseline", traces=traces)
         journal.put("c", 1, about="c")
         assert Journal(path, identity=IDENTITY).get("c") == 1
 

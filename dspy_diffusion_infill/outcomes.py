@@ -1,0 +1,134 @@
+"""How runs of a program over rows end: each one, and all together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError
+
+from dspy_diffusion_infill.usage import Usage, added
+
+Trace = tuple[tuple[Any, Mapping[str, Any], Any], ...]
+FailureKind = Literal["raised", "unread", "unanswered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the program or the metric raised.
+
+    Attributes:
+        text: the exception's kind and the beginning of what it says, in one line.
+        kind: ``"unread"`` where the LM answered, but not in a form that the adapter reads;
+            ``"unanswered"`` where an LM gave no answer, whatever it was asked; else ``"raised"``.
+    """
+
+    text: str
+    kind: FailureKind = "raised"
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """An exception in words."""
+        if isinstance(error, AdapterParseError):
+            return cls(describe_error(error), "unread")
+        is_unanswered = isinstance(error, LMError) and not isinstance(error, LMInvalidRequestError)
+        return cls(describe_error(error), "unanswered" if is_unanswered else "raised")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the run of one row ended.
+
+    Attributes:
+        score: the metric's; None where the run failed.
+        trace: the calls of the run; None where it failed.
+        failure: what was raised; None where nothing was.
+        usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
+    """
+
+    score: float | None
+    trace: Trace | None = None
+    failure: Failure | None = None
+    usage: Usage = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A program's scores.
+
+    Attributes:
+        scores: the metric of each row, in order.
+        traces: for each row the calls of the run, or None where it raised.
+        failures: what the program or the metric raised, in the order of ``failed``.
+        failed: the numbers of these rows.
+        num_unread: failures where the LM answered, but not in a form that the adapter reads.
+        num_unanswered: failures where an LM gave no answer.
+        usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
+        length: characters of the program's instructions under search; 0 where nobody asked.
+    """
+
+    scores: tuple[float, ...]
+    traces: tuple[Trace | None, ...]
+    failures: tuple[str, ...] = ()
+    failed: tuple[int, ...] = ()
+    num_unread: int = 0
+    num_unanswered: int = 0
+    usage: Usage = ()
+    length: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], failure_score: float) -> "Evaluation":
+        """The outcomes of all rows, in order."""
+        failures = {n: one.failure for n, one in enumerate(outcomes) if one.failure is not None}
+        kinds = [failure.kind for failure in failures.values()]
+        return cls(
+            scores=tuple(failure_score if o.score is None else o.score for o in outcomes),
+            traces=tuple(outcome.trace for outcome in outcomes),
+            failures=tuple(failure.text for failure in failures.values()),
+            failed=tuple(failures),
+            num_unread=kinds.count("unread"),
+            num_unanswered=kinds.count("unanswered"),
+            usage=added(*(outcome.usage for outcome in outcomes)),
+        )
+
+    @property
+    def mean(self) -> float:
+        """Mean score; higher is better. NaN where nothing was scored."""
+        return sum(self.scores) / len(self.scores) if self.scores else math.nan
+
+    @property
+    def num_failures(self) -> int:
+        """Rows on which the program or the metric raised."""
+        return len(self.failures)
+
+    def followed_by(self, more: "Evaluation") -> "Evaluation":
+        """The scores of these rows and then of other ones."""
+        shift = len(self.scores)
+        return Evaluation(
+            scores=self.scores + more.scores,
+            traces=self.traces + more.traces,
+            failures=self.failures + more.failures,
+            failed=self.failed + tuple(shift + number for number in more.failed),
+            num_unread=self.num_unread + more.num_unread,
+            num_unanswered=self.num_unanswered + more.num_unanswered,
+            usage=added(self.usage, more.usage),
+        )
+
+    def in_order(self, numbers: Sequence[int]) -> "Evaluation":
+        """The same rows by number: ``numbers[k]`` is the number, from 0, of the k-th row here."""
+        order = sorted(range(len(numbers)), key=lambda k: numbers[k])
+        failures = dict(zip(self.failed, self.failures, strict=True))
+        failed = {place: k for place, k in enumerate(order) if k in failures}
+        return replace(
+            self,
+            scores=tuple(self.scores[k] for k in order),
+            traces=tuple(self.traces[k] for k in order),
+            failures=tuple(failures[k] for k in failed.values()),
+            failed=tuple(failed),
+        )
+
+
+def describe_error(error: Exception) -> str:
+    """The kind of an exception and the beginning of what it says, in one line."""
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line:.120}"
