@@ -110,7 +110,7 @@ class Validator:
     def give_up(self) -> None:
         """Has the next process make failed runs again, as the search ends because of them.
 
-        Those of the last program, and all since an LM last answered.
+        Those of the last program, and all from the evaluation on in which an LM last answered.
         """
         for runs in {*self._under_way, *self._unanswered}:
             runs.give_up()
@@ -135,9 +135,10 @@ class Validator:
         if found.num_unanswered < len(found.scores):
             self._unanswered.clear()
             self._num_unanswered = 0
-            return
-        self._unanswered.append(runs)
-        self._num_unanswered += len(found.scores)
+        else:
+            self._num_unanswered += len(found.scores)
+        if found.num_unanswered:
+            self._unanswered.append(runs)
         if self._num_unanswered > self._max_errors:
             raise TooManyFailuresError(
                 f"no LM answered in {self._num_unanswered} runs, more than "
