@@ -1,6 +1,7 @@
 """A scripted OpenAI-compatible server on loopback: it answers as told, and counts."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import dspy
 
 RATE_LIMITED = 429
-Script = Callable[[int, dict[str, Any]], str | int]
+Script = Callable[[int, dict[str, Any]], str | int | bytes]
 
 
 @dataclass(slots=True)
@@ -41,9 +42,18 @@ class Loopback:
         return dspy.LM("openai/loopback", api_base=self.url, api_key="none", **options)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that are gone."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def loopback(script: Script) -> Iterator[Loopback]:
-    """Serves ``script(number of the request, its body)``: a completion, or an HTTP status."""
+    """Serves ``script(number of the request, its body)``: a completion, a status, or raw bytes."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -52,11 +62,9 @@ def loopback(script: Script) -> Iterator[Loopback]:
                 number = len(seen.bodies)
                 seen.bodies.append(body)
             answer = script(number, body)
-            failed = isinstance(answer, int)
-            reply = (
-                {"error": {"message": "slow down"}} if failed else _completion(body, str(answer))
-            )
-            data = json.dumps(reply).encode()
+            failed = not isinstance(answer, str)
+            reply = {"error": {"message": "slow down"}} if failed else _completion(body, answer)
+            data = answer if isinstance(answer, bytes) else json.dumps(reply).encode()
             self.send_response(answer if isinstance(answer, int) else 200)
             if failed:
                 self.send_header("Retry-After", "0")
@@ -71,8 +79,7 @@ def loopback(script: Script) -> Iterator[Loopback]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     seen = Loopback(f"http://127.0.0.1:{server.server_address[1]}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

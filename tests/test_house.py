@@ -34,6 +34,7 @@ BEHAVIOURS = {
     "fidelity": "the paper's items, each with its place in the code",
     "hostile_checkpoints": "checkpoints that are made to do harm",
     "house": "this file",
+    "killed": "what is lost of a compile that is killed, or whose LM fails",
     "perplexity": "diffusion perplexity against full enumeration",
     "rivals": "the comparison of optimizers in tests/benchmarks",
     "worked_tasks": "the worked tasks that the embedded denoiser is trained on",

@@ -7,6 +7,7 @@ import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 
+from dspy_diffusion_infill.outcomes import Failure, Outcome
 from dspy_diffusion_infill.runs import TooManyFailuresError, as_float, evaluate
 
 ROWS = [dspy.Example(text=f"row {k}", label=k % 2).with_inputs("text") for k in range(6)]
@@ -141,3 +142,38 @@ def test_evaluations_are_joined_with_the_failures_of_both():
     assert both.scores == (1.0, 0.0, 1.0, 0.0) and len(both.traces) == 4
     assert both.failed == (1, 3)
     assert both.failures == ("RuntimeError: no answer for 1",) * 2
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_known_outcomes_are_not_run_and_each_other_one_is_told_as_it_ends(num_threads):
+    program, told = Parity(raises=(4,)), {}
+    known = {1: Outcome(0.25), 2: Outcome(None, failure=Failure("gone", "unanswered"))}
+    found = evaluate(
+        program, ROWS, is_right, num_threads=num_threads, known=known, on_end=told.__setitem__
+    )
+    assert found.scores == (1.0, 0.25, 0.0, 1.0, 0.0, 1.0)
+    assert (found.failed, found.num_unanswered) == ((2, 4), 1)
+    assert sorted(program.calls) == ["row 0", "row 3", "row 4", "row 5"]
+    assert {number: outcome.score for number, outcome in told.items()} == {
+        0: 1.0,
+        3: 1.0,
+        4: None,
+        5: 1.0,
+    }
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_what_on_end_raises_ends_the_evaluation(num_threads):
+    def full(number, outcome):
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        evaluate(Parity(), ROWS, is_right, num_threads=num_threads, on_end=full)
+
+
+def test_known_failures_count_before_any_run():
+    program = Parity()
+    known = {number: Outcome(None, failure=Failure("gone")) for number in range(2)}
+    with pytest.raises(TooManyFailuresError, match=r"2 of 6 .*max_errors=1; the last: gone"):
+        evaluate(program, ROWS, is_right, max_errors=1, known=known)
+    assert program.calls == []
