@@ -44,12 +44,14 @@ class Outcome:
         trace: the calls of the run; None where it failed.
         failure: what was raised; None where nothing was.
         usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
+        answer: what the program returned, as short text; None where it failed, and in a journal.
     """
 
     score: float | None
     trace: Trace | None = None
     failure: Failure | None = None
     usage: Usage = ()
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Evaluation:
         num_unanswered: failures where an LM gave no answer.
         usage: what the LMs of program and metric took; answers from DSPy's cache take nothing.
         length: characters of the program's instructions under search; 0 where nobody asked.
+        answers: what the program returned for each row, or what was raised, as short text; None
+            where the run is from a journal.
     """
 
     scores: tuple[float, ...]
@@ -75,6 +79,7 @@ class Evaluation:
     num_unanswered: int = 0
     usage: Usage = ()
     length: int = 0
+    answers: tuple[str | None, ...] = ()
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome], failure_score: float) -> "Evaluation":
@@ -89,6 +94,7 @@ class Evaluation:
             num_unread=kinds.count("unread"),
             num_unanswered=kinds.count("unanswered"),
             usage=added(*(outcome.usage for outcome in outcomes)),
+            answers=tuple(o.answer if o.failure is None else o.failure.text for o in outcomes),
         )
 
     @property
@@ -112,6 +118,7 @@ class Evaluation:
             num_unread=self.num_unread + more.num_unread,
             num_unanswered=self.num_unanswered + more.num_unanswered,
             usage=added(self.usage, more.usage),
+            answers=self.answers + more.answers,
         )
 
     def in_order(self, numbers: Sequence[int]) -> "Evaluation":
@@ -125,6 +132,7 @@ class Evaluation:
             traces=tuple(self.traces[k] for k in order),
             failures=tuple(failures[k] for k in failed.values()),
             failed=tuple(failed),
+            answers=tuple(self.answers[k] for k in order) if self.answers else (),
         )
 
 

@@ -24,6 +24,7 @@ import dspy
 
 from dspy_diffusion_infill.accounting import Accountant, Accounts, RunRefusedError
 from dspy_diffusion_infill.outcomes import Evaluation, Failure, Outcome, Trace
+from dspy_diffusion_infill.shortening import in_short
 
 Score = Callable[[dspy.Example, Any], float]
 
@@ -252,7 +253,8 @@ class _Runs:
         if error is None:
             try:
                 with self.accounts.tracked():
-                    return Outcome(self._score(example, run.prediction), run.trace)
+                    score = self._score(example, run.prediction)
+                    return Outcome(score, run.trace, answer=in_short(run.prediction))
             except Exception as raised:
                 error = raised
         self._cause = error

@@ -3,9 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
+import dspy
 from pydantic import BaseModel
 
 CUT = " …"  # stands at the end of a text that was cut
+
+TEXT_LENGTH = 200
+"""Characters of a text that is shown to people in short, the mark of a cut included."""
+
+
+def short(text: str) -> str:
+    """The text cut to ``TEXT_LENGTH`` characters."""
+    return text if len(text) <= TEXT_LENGTH else _cut(text, TEXT_LENGTH, 0)
+
+
+def in_short(prediction: Any) -> str:
+    """A prediction as text for people: each output field, cut to ``TEXT_LENGTH`` characters."""
+    if not isinstance(prediction, dspy.Prediction):
+        return short(str(prediction))
+    fields = {name: short(str(value)) for name, value in prediction.items()}
+    if len(fields) == 1:
+        return next(iter(fields.values()))
+    return "\n".join(f"{name}: {text}" for name, text in fields.items())
 
 
 def size_of(value: Any) -> int:

@@ -106,15 +106,20 @@ class ProposalFilter:
 
     def keep(self, proposals: Sequence[Proposal], old: str) -> list[Proposal]:
         """Returns the proposals that are worth a metric call, in their order."""
-        kept = []
+        reasons = self.judge(proposals, old)
+        return [one for one, reason in zip(proposals, reasons, strict=True) if reason is None]
+
+    def judge(self, proposals: Sequence[Proposal], old: str) -> list[Reason | None]:
+        """Of each proposal why it is dropped, None where it is kept; counts them."""
+        reasons: list[Reason | None] = []
         for proposal in proposals:
             self.counts["proposed"] += 1
             if reason := self.reason_against(proposal, old):
                 self.counts[reason] += 1
-                continue
-            self.seen.add((proposal.predictor, self._form(proposal.instructions)))
-            kept.append(proposal)
-        return kept
+            else:
+                self.seen.add((proposal.predictor, self._form(proposal.instructions)))
+            reasons.append(reason)
+        return reasons
 
     def forget(self, proposal: Proposal) -> None:
         """Lets a proposal pass again that was let through and then not tried."""

@@ -70,6 +70,23 @@ class Reservation:
     started: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What a search has taken at some moment.
+
+    Attributes:
+        metric_calls: program runs, those of a journal included.
+        lm_tokens: prompt and completion tokens, those of a journal included.
+        lm_cost: USD; None where a price is unknown.
+        seconds: wall time of this process since ``compile`` was called.
+    """
+
+    metric_calls: int = 0
+    lm_tokens: int = 0
+    lm_cost: float | None = None
+    seconds: float = 0.0
+
+
 class BudgetSpentError(Exception):
     """What comes next would pass a cap; the search ends here, with what it has found."""
 
@@ -125,6 +142,16 @@ class Budget:
     def seconds(self) -> float:
         """Since the start."""
         return self.clock() - self._started
+
+    @property
+    def spent(self) -> Spent:
+        """All of it, as it is now."""
+        return Spent(
+            metric_calls=self.metric_calls,
+            lm_tokens=self.lm_tokens,
+            lm_cost=self.lm_cost,
+            seconds=self.seconds,
+        )
 
     def time_for(self, seconds: float) -> bool:
         """Whether what takes so long would end before the deadline."""

@@ -1,15 +1,22 @@
 """From a search to the program that ``compile`` returns, with its records."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import dspy
+from pydantic import TypeAdapter
 
+from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.optimizer.acceptance import paired_p
-from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
+from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts, Scores
 from dspy_diffusion_infill.optimizer.search import Search
-from dspy_diffusion_infill.outcomes import describe_error
+from dspy_diffusion_infill.optimizer.settings import versions
+from dspy_diffusion_infill.outcomes import Evaluation, describe_error
 from dspy_diffusion_infill.programs import (
     copy_program,
     give_back_lms,
@@ -21,19 +28,18 @@ logger = logging.getLogger(__name__)
 
 BEST_FILE = "best_program.json"
 
+_TEXTS = TypeAdapter(tuple[str | None, ...])
 _CHANCE = 0.05  # p-value of the gain above which a warning says so
 
 
-def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Module:
+def compiled_program(search: Search) -> dspy.Module:
     """The best program with its records, bound to the LMs that the student is bound to.
 
     Args:
         search: at its end, or wherever it was cut off.
-        passes: forward passes that the denoiser made.
-        seconds: wall time of the whole ``compile``.
     """
     best = _best(search)
-    records = _records(search, instructions_of(best), passes, seconds)
+    records = records_of(search)
     _warn(search, records)
     candidates = _candidates(search)
     for row in candidates:
@@ -46,13 +52,11 @@ def compiled_program(search: Search, *, passes: int, seconds: float) -> dspy.Mod
     return best
 
 
-def save_best(search: Search) -> None:
-    """Writes the best program so far to ``log_dir``, as DSPy's JSON; the old file or the new one.
+def save_best(search: Search, folder: Path) -> None:
+    """Writes the best program so far to a folder, as DSPy's JSON; the old file or the new one.
 
     What cannot be written so is only warned of: the journal has all that was paid for.
     """
-    folder = search.plan.log_dir
-    assert folder is not None, "there is a folder to write to"
     whole, part = folder / BEST_FILE, folder / f"partial_{BEST_FILE}"
     try:
         _best(search).save(str(part))
@@ -87,13 +91,14 @@ def _warn(search: Search, records: DetailedResults) -> None:
         )
 
 
-def _records(search: Search, after: dict[str, str], passes: int, seconds: float) -> DetailedResults:
+def records_of(search: Search) -> DetailedResults:
+    """What there is to say of a search at any moment."""
     plan, baseline = search.plan, search.first.baseline if search.first else search.best
     names = {f.name for f in fields(ProposalCounts)}
     counts = {name: number for name, number in search.counts().items() if name in names}
     return DetailedResults(
         instructions_before=dict(plan.before),
-        instructions_after=after,
+        instructions_after={**instructions_of(plan.base), **search.instructions()},
         score_before=baseline.mean,
         score_after=search.best.mean,
         scores_before=baseline.scores,
@@ -102,8 +107,8 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         counts=ProposalCounts(**counts),
         metric_calls=search.validator.metric_calls,
         num_failures=search.validator.num_failures,
-        denoiser_passes=passes,
-        seconds=seconds,
+        denoiser_passes=plan.infiller.denoiser.num_passes - search.passes_before,
+        seconds=search.validator.budget.seconds,
         denoiser=plan.infiller.denoiser.name,
         cache=plan.infiller.sampling.cache,
         guidance=None if plan.guide is None else plan.guide.scorer.name,
@@ -114,12 +119,38 @@ def _records(search: Search, after: dict[str, str], passes: int, seconds: float)
         num_holdout=len(plan.holdout),
         lm_tokens=search.validator.budget.lm_tokens,
         lm_cost=search.validator.budget.lm_cost,
-        p_value=paired_p(search.best.scores, baseline.scores),
-        protected={
-            name: tuple(target.protection.found(target.text))
-            for name, target in plan.targets(plan.labelled).items()
-        },
+        p_value=_p_value(search.best.scores, baseline.scores),
+        protected=search.protected,
+        answers_before=_answers(search, baseline, search.start),
+        answers_after=_answers(search, search.best, search.instructions()),
+        refused=tuple(search.refused),
+        spent_before=search.spent_before,
+        settings=search.settings,
+        versions=versions(),
     )
+
+
+@lru_cache(maxsize=8)  # asked for after every trial
+def _p_value(after: Scores, before: Scores) -> float:
+    return paired_p(after, before)
+
+
+def _answers(
+    search: Search, evaluation: Evaluation, texts: Mapping[str, str]
+) -> tuple[str | None, ...]:
+    """What a program answered; of an evaluation from the journal, what was kept beside it.
+
+    The report alone needs them, so what cannot be kept or read back ends no search.
+    """
+    key, known = key_of("answers", texts), evaluation.answers
+    try:
+        if (kept := search.answers.read(key, _TEXTS.validate_python)) is not None:
+            return kept
+        if any(known):
+            search.answers.put(key, list(known), about="answers")
+    except (DataError, OSError) as error:
+        logger.debug("answers are not kept: %s", error)
+    return known
 
 
 def _candidates(search: Search) -> list[dict[str, Any]]:

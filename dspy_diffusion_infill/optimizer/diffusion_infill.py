@@ -18,9 +18,10 @@ from dspy_diffusion_infill.infiller.bounds import Bounds
 from dspy_diffusion_infill.infiller.leaks import Leaks
 from dspy_diffusion_infill.optimizer import checks, orders
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.announcing import Announcer
 from dspy_diffusion_infill.optimizer.awaitable import compile_awaitable
 from dspy_diffusion_infill.optimizer.budget import Caps
-from dspy_diffusion_infill.optimizer.compiled import compiled_program, save_best
+from dspy_diffusion_infill.optimizer.callbacks import SearchCallback, check_callbacks
 from dspy_diffusion_infill.optimizer.endings import (
     best_on_exception,
     ends_at_a_cap,
@@ -39,11 +40,16 @@ from dspy_diffusion_infill.optimizer.options import (
     SearchOptions,
     Validation,
 )
-from dspy_diffusion_infill.optimizer.plan import Plan, budget_of, open_journal
+from dspy_diffusion_infill.optimizer.plan import (
+    Plan,
+    budget_of,
+    open_answers,
+    open_journal,
+)
 from dspy_diffusion_infill.optimizer.prepare import prepare
 from dspy_diffusion_infill.optimizer.prices import Price
-from dspy_diffusion_infill.optimizer.progress import progress_bar
 from dspy_diffusion_infill.optimizer.search import Search
+from dspy_diffusion_infill.optimizer.settings import settings_of
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.value_checks import check_flag
@@ -51,7 +57,8 @@ from dspy_diffusion_infill.windows import Masking
 
 logger = logging.getLogger(__name__)
 
-_KEPT_WHOLE = ("denoiser", "guidance", "validation_lm")  # a copy of the optimizer shares these
+# A copy of the optimizer shares these.
+_KEPT_WHOLE = ("denoiser", "guidance", "validation_lm", "search_callbacks")
 
 
 class DiffusionInfill(Teleprompter):
@@ -100,6 +107,7 @@ class DiffusionInfill(Teleprompter):
         seed: int = 0,
         log_dir: str | PathLike[str] | None = None,
         display_progress: bool = True,
+        callbacks: Sequence[SearchCallback] = (),
         steps: int | None = None,
         temperature: float | None = None,
     ) -> None:
@@ -179,6 +187,8 @@ class DiffusionInfill(Teleprompter):
             log_dir: a folder for the journal; ``compile`` with the same folder goes on where it was
                 cut off.
             display_progress: show a progress bar.
+            callbacks: are told of proposals, trials, better programs and the end; they cannot
+                change the search (``optimizer.callbacks``).
             steps: deprecated; ``sampling=Sampling(steps=…)``.
             temperature: deprecated; ``sampling=Sampling(temperature=…)``.
 
@@ -198,11 +208,10 @@ class DiffusionInfill(Teleprompter):
         checks.check_counts(optional=True, num_threads=num_threads, patience=patience)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
-        self.examples_per_context = examples_per_context
+        self.examples_per_context, self.num_threads = examples_per_context, num_threads
         self.sampling = checks.check_sampling(sampling, steps=steps, temperature=temperature)
-        self.max_metric_calls, self.num_threads = max_metric_calls, num_threads
+        self.max_metric_calls, self.max_lm_tokens = max_metric_calls, max_lm_tokens
         self.auto: Auto | None = checks.check_auto(auto, max_metric_calls=max_metric_calls)
-        self.max_lm_tokens = max_lm_tokens
         self.max_cost = checks.check_amount("max_cost", max_cost, unit="USD")
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
@@ -226,6 +235,7 @@ class DiffusionInfill(Teleprompter):
         self.failure_score = checks.check_failure_score(failure_score)
         self.seed = checks.check_seed(seed)
         self.log_dir, self.display_progress = log_dir, display_progress
+        self.search_callbacks = check_callbacks(callbacks)  # `callbacks` is DSPy's own attribute
         self._loaded: tuple[str | None, Denoiser] | None = None
 
     @property
@@ -297,7 +307,15 @@ class DiffusionInfill(Teleprompter):
         logger.info("DiffusionInfill: %s", cost)
         validator = Validator(plan.scoring, budget_of(plan, started=started))
         with open_journal(plan) as journal, sigterm_as_interrupt():
-            return self._searched(Search(plan, validator, journal), cost)
+            search = Search(
+                plan,
+                validator,
+                journal,
+                answers=open_answers(plan),
+                settings=settings_of(self.get_params(), plan),
+                passes_before=plan.infiller.denoiser.num_passes,
+            )
+            return self._searched(search, cost)
 
     async def acompile(
         self,
@@ -319,21 +337,14 @@ class DiffusionInfill(Teleprompter):
     def _searched(self, search: Search, cost: CostEstimate) -> dspy.Module:
         """The result of a search, from the first evaluation to the rows that were held out."""
         plan, validator = search.plan, search.validator
-        passes = plan.infiller.denoiser.num_passes
-
-        def result() -> dspy.Module:
-            made = plan.infiller.denoiser.num_passes - passes
-            return compiled_program(search, passes=made, seconds=validator.budget.seconds)
-
-        if plan.log_dir is not None:
-            search.on_best = save_best
-        with best_on_exception(result), ends_at_a_cap(search):
+        announcer = Announcer(search, self.search_callbacks, display_progress=self.display_progress)
+        with best_on_exception(announcer.end), ends_at_a_cap(search):
             search.begin(first_evaluation(plan, validator, search.journal))
-            with progress_bar(search, total=cost.metric_calls, show=self.display_progress):
-                orders.run(search)
-        with best_on_exception(result):
+            announcer.start(cost.metric_calls)
+            orders.run(search)
+        with best_on_exception(announcer.end):
             score_holdout(search)
-        return result()
+        return announcer.end()
 
     def _prepare(
         self,

@@ -33,6 +33,7 @@ from dspy_diffusion_infill.windows import Window, take_marks
 
 JOURNAL_FILE = "journal.jsonl"
 LOCK_FILE = "journal.lock"
+ANSWERS_FILE = "answers.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,3 +192,8 @@ def open_journal(plan: Plan) -> Generator[Journal]:
             yield journal
     finally:
         lock.release()
+
+
+def open_answers(plan: Plan) -> Journal:
+    """What the student and the best programs answered; only the report needs it."""
+    return Journal(None if plan.log_dir is None else plan.log_dir / ANSWERS_FILE)

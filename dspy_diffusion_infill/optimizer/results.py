@@ -1,13 +1,17 @@
 """What a search leaves behind: every trial, and the counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
 
 import dspy
 
 from dspy_diffusion_infill.denoisers.protocol import Cache
 from dspy_diffusion_infill.infiller.leaks import Likeness
-from dspy_diffusion_infill.optimizer.budget import Cap
+from dspy_diffusion_infill.infiller.proposals import Reason
+from dspy_diffusion_infill.optimizer.budget import Cap, Spent
 from dspy_diffusion_infill.protection import Protected
 
 Scores = tuple[float, ...]
@@ -47,6 +51,31 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A proposal that a check dropped before any LM call.
+
+    Attributes:
+        sweep: as in ``Trial``; so are the next five.
+        predictor: see above.
+        start: see above.
+        end: see above.
+        old_text: see above.
+        new_text: see above.
+        confidence: the denoiser's, in (0, 1].
+        reason: the check.
+    """
+
+    sweep: int
+    predictor: str
+    start: int
+    end: int
+    old_text: str
+    new_text: str
+    confidence: float
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A scored proposal.
 
@@ -73,6 +102,7 @@ class Trial:
         nearest: where the trial was kept, what each change copies from an example, or else the
             example that is nearest to it; the predictor's own first, then as in ``also``. None
             where there is no example, or with ``leaks="off"``.
+        spent: what the search had taken when the trial was scored; no part of a comparison.
     """
 
     number: int
@@ -92,6 +122,7 @@ class Trial:
     accepted: bool
     also: tuple[Edit, ...] = ()
     nearest: tuple[Likeness | None, ...] = ()
+    spent: Spent = field(default=Spent(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +162,11 @@ class ProposalCounts:
     accepted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DetailedResults:
     """The whole story of a ``compile``.
+
+    ``print`` shows it in a terminal, a notebook shows it as HTML, and ``report`` writes a page.
 
     Attributes:
         instructions_before: the student's instructions, by predictor name.
@@ -147,7 +180,7 @@ class DetailedResults:
         metric_calls: program runs that were scored, the first one and those for traces included.
         num_failures: runs that raised, over all trials.
         denoiser_passes: forward passes of the denoiser.
-        seconds: wall time.
+        seconds: wall time; no part of a comparison.
         denoiser: its name.
         cache: which keys and values it kept: ``Sampling.cache``.
         guidance: name of the response scorer; None without.
@@ -165,6 +198,13 @@ class DetailedResults:
             these rows, so it is too small rather than too large.
         protected: what of the student's instructions, marks taken out, was never masked, by
             predictor name.
+        answers_before: what the student answered to each row: its output fields, each cut to 200
+            characters, or the beginning of what was raised. None where it is not known any more.
+        answers_after: what the best program answered.
+        refused: the last 2,000 proposals that a check dropped, each with the reason.
+        spent_before: what the search had taken before the first trial.
+        settings: the options and the models, as plain values.
+        versions: of Python and of the packages that decide the outcome.
     """
 
     instructions_before: dict[str, str]
@@ -178,7 +218,7 @@ class DetailedResults:
     metric_calls: int
     num_failures: int
     denoiser_passes: int
-    seconds: float
+    seconds: float = field(compare=False)
     denoiser: str
     cache: Cache
     guidance: str | None
@@ -193,6 +233,44 @@ class DetailedResults:
     protected: dict[str, tuple[Protected, ...]] = field(
         default_factory=dict[str, tuple[Protected, ...]]
     )
+    answers_before: tuple[str | None, ...] = field(default=(), compare=False)
+    answers_after: tuple[str | None, ...] = field(default=(), compare=False)
+    refused: tuple[Refused, ...] = ()
+    spent_before: Spent = field(default=Spent(), compare=False)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    versions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Writes the report: one HTML page that needs no network, or Markdown for ``*.md``.
+
+        The page holds instructions and, shortened, answers of the program.
+
+        Args:
+            path: of the file; its folder must exist.
+
+        Returns:
+            The path.
+        """
+        from dspy_diffusion_infill.report.writing import write_report
+
+        return write_report(self, path)
+
+    def _repr_html_(self) -> str:
+        from dspy_diffusion_infill.report.page import notebook_html
+
+        return notebook_html(self)
+
+    def __str__(self) -> str:
+        from dspy_diffusion_infill.report.terminal import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"DetailedResults(score {self.score_before:.3f} → {self.score_after:.3f}, "
+            f"{len(self.trials)} trials, {self.counts.accepted} kept, "
+            f"{self.metric_calls} metric calls, end_reason={self.end_reason!r})"
+        )
 
 
 def results_of(program: dspy.Module) -> DetailedResults:

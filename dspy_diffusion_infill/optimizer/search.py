@@ -5,9 +5,10 @@ Which window is next, and how long the search goes on, ``orders`` decide.
 
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import dspy
 from pydantic import TypeAdapter
@@ -18,18 +19,21 @@ from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.merging import merged_texts
 from dspy_diffusion_infill.optimizer.acceptance import is_better
+from dspy_diffusion_infill.optimizer.budget import Spent
+from dspy_diffusion_infill.optimizer.callbacks import ProposalEvent
 from dspy_diffusion_infill.optimizer.candidates import Candidate, proposal_between
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
 from dspy_diffusion_infill.optimizer.guidance import Gain, total_gain
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.pool import Member, Pool
 from dspy_diffusion_infill.optimizer.racing import Race, RowHistory
-from dspy_diffusion_infill.optimizer.results import EndReason, Trial
+from dspy_diffusion_infill.optimizer.results import EndReason, Refused, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import draw_weight
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.outcomes import Evaluation
 from dspy_diffusion_infill.programs import with_instructions
+from dspy_diffusion_infill.protection import Protected
 from dspy_diffusion_infill.windows import Window
 
 __all__ = ["Search", "is_better"]
@@ -39,6 +43,8 @@ _TRIALS_PER_POOL = 16  # trials after which contexts are drawn anew
 
 _NUMBERS = TypeAdapter(list[float | None])
 _FILLS = TypeAdapter(list[tuple[list[str], float]])
+MOST_REFUSED = 2000
+"""Refused proposals that the records keep: the last ones."""
 
 
 @dataclass(slots=True)
@@ -53,8 +59,9 @@ class Search:
         best: the best program's scores; the student's own at first.
         targets: the predictors under search, by name.
         skipped: predictors that are left alone, and why.
+        protected: what of the student's instructions is never masked, by predictor.
         on_trial: called after every trial.
-        on_best: called after every trial that was kept, before ``on_trial``.
+        on_proposal: called after every window that was filled.
         trials: all trials so far.
         tried: the candidate of each trial.
         pool: the programs that are the best on some row.
@@ -63,6 +70,11 @@ class Search:
         history: every score so far, by row of the valset.
         holdout: the student and the best program on the rows that were held out; None until they
             are scored.
+        refused: the last proposals that a check dropped.
+        answers: what the best programs answered, kept for a search that is resumed.
+        settings: the options, as plain values.
+        spent_before: what was taken before the first trial.
+        passes_before: forward passes of the denoiser before this search.
         end_reason: why it ended; ``"interrupted"`` until it has.
     """
 
@@ -73,8 +85,9 @@ class Search:
     best: Evaluation = field(default_factory=lambda: Evaluation((), ()))
     targets: dict[str, Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    protected: dict[str, tuple[Protected, ...]] = field(default_factory=dict)
     on_trial: Callable[["Search"], None] = lambda search: None
-    on_best: Callable[["Search"], None] = lambda search: None
+    on_proposal: Callable[[ProposalEvent], None] = lambda event: None
     trials: list[Trial] = field(default_factory=list)
     tried: list[Candidate] = field(default_factory=list)
     pool: Pool = field(default_factory=Pool)
@@ -82,6 +95,11 @@ class Search:
     screened: int = 0
     history: RowHistory = field(default_factory=lambda: RowHistory.over(0))
     holdout: tuple[Evaluation, Evaluation] | None = None
+    refused: deque[Refused] = field(default_factory=lambda: deque[Refused](maxlen=MOST_REFUSED))
+    answers: Journal = field(default_factory=lambda: Journal(None))
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    spent_before: Spent = field(default_factory=Spent)
+    passes_before: int = 0
     end_reason: EndReason = "interrupted"
 
     def begin(self, first: FirstEvaluation) -> None:
@@ -90,13 +108,14 @@ class Search:
         self.history = RowHistory.over(len(first.baseline.scores))
         self.history.add(dict(enumerate(first.baseline.scores)))
         for name, target in self.plan.targets(first.worked).items():
+            self.protected[name] = tuple(target.protection.found(target.text))
             if not self.plan.windows(target):
                 self.skipped[name] = "all of its instructions are protected"
             elif first.is_traced and not target.slot.examples:
                 self.skipped[name] = "no run gave a response for it"
             else:
                 self.targets[name] = target
-        self.start = self.instructions()
+        self.start, self.spent_before = self.instructions(), self.validator.budget.spent
         self.best = replace(first.baseline, length=_length(self.start))
         self.pool.add(Member(self.start, self.best.scores))
 
@@ -155,7 +174,17 @@ class Search:
             )
             for fills, confidence in known
         ]
-        return target.filter.keep(made, target.text)
+        return self._checked(target, made, sweep)
+
+    def _checked(self, target: Target, made: Sequence[Proposal], sweep: int) -> list[Proposal]:
+        """The proposals against which nothing speaks; all of them are told."""
+        reasons = target.filter.judge(made, target.text)
+        event = ProposalEvent(
+            sweep=sweep, old=target.text, proposals=tuple(made), reasons=tuple(reasons)
+        )
+        self.refused.extend(event.refused())
+        self.on_proposal(event)
+        return [one for one, reason in zip(made, reasons, strict=True) if reason is None]
 
     def candidates(
         self, target: Target, proposals: Sequence[Proposal], parent: Mapping[str, str] | None = None
@@ -232,8 +261,11 @@ class Search:
         is_whole = len(rows) == len(self.plan.valset)
         accepted = is_whole and self.plan.acceptance.accepts(evaluation, self.best, gain)
         trial = _trial(len(self.trials) + 1, sweep, candidate, evaluation, rows, gain, accepted)
-        if accepted:
-            trial = replace(trial, nearest=self._nearest(candidate))
+        trial = replace(
+            trial,
+            spent=self.validator.budget.spent,
+            nearest=self._nearest(candidate) if accepted else (),
+        )
         self.trials.append(trial)
         self.tried.append(candidate)
         self.history.add(dict(zip(rows, evaluation.scores, strict=True)))
@@ -241,7 +273,6 @@ class Search:
             self.pool.add(Member(candidate.texts, evaluation.scores))
         if accepted:
             self._take(candidate, evaluation)
-            self.on_best(self)
         self.on_trial(self)
         return trial
 

@@ -1,0 +1,84 @@
+"""Tells callbacks what happens in a search."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+
+from dspy_diffusion_infill.optimizer.callbacks import (
+    BestEvent,
+    EndEvent,
+    ProposalEvent,
+    SearchCallback,
+    StartEvent,
+    TrialEvent,
+)
+from dspy_diffusion_infill.optimizer.compiled import compiled_program, records_of, save_best
+from dspy_diffusion_infill.optimizer.progress import ProgressBar
+from dspy_diffusion_infill.optimizer.results import results_of
+from dspy_diffusion_infill.optimizer.run_files import RunFiles
+from dspy_diffusion_infill.optimizer.search import Search
+
+logger = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Makes events of a search's state; one callback that raises does not keep them from others."""
+
+    def __init__(
+        self, search: Search, callbacks: Sequence[SearchCallback], *, display_progress: bool
+    ) -> None:
+        """Has the search tell of its proposals and trials.
+
+        Args:
+            search: that has not begun.
+            callbacks: the user's; they are called after the progress bar and the run files.
+            display_progress: whether there is a progress bar.
+        """
+        self._search, self._folder = search, search.plan.log_dir
+        own: list[SearchCallback] = [ProgressBar()] if display_progress else []
+        if self._folder is not None:
+            own.append(RunFiles(self._folder))
+        self._callbacks = (*own, *callbacks)
+        self._failed = set[tuple[int, str]]()
+        search.on_trial, search.on_proposal = self._on_trial, self._on_proposal
+
+    def start(self, most_metric_calls: int) -> None:
+        """After the first evaluation."""
+        event = StartEvent(
+            results=records_of(self._search),
+            most_metric_calls=most_metric_calls,
+            max_seconds=self._search.plan.scoring.caps.max_seconds,
+        )
+        self._tell("on_start", event)
+
+    def end(self) -> dspy.Module:
+        """The compiled program, wherever the search has stopped."""
+        program = compiled_program(self._search)
+        self._tell("on_end", EndEvent(program=program, results=results_of(program)))
+        return program
+
+    def _on_proposal(self, event: ProposalEvent) -> None:
+        self._tell("on_proposal", event)
+
+    def _on_trial(self, search: Search) -> None:
+        trial = search.trials[-1]
+        if trial.accepted and self._folder is not None:
+            save_best(search, self._folder)
+        results = records_of(search)
+        self._tell("on_trial", TrialEvent(trial=trial, results=results))
+        if trial.accepted:
+            self._tell("on_best", BestEvent(trial=trial, results=results))
+
+    def _tell(self, method: str, event: Any) -> None:
+        for number, callback in enumerate(self._callbacks):
+            try:
+                getattr(callback, method)(event)
+            except Exception as error:
+                is_first = (number, method) not in self._failed
+                self._failed.add((number, method))
+                level = logging.WARNING if is_first else logging.DEBUG  # once, not at every trial
+                name = f"{type(callback).__name__}.{method}"
+                logger.log(level, "%s raised, and the search goes on: %r", name, error)
+                logger.debug("%s raised", name, exc_info=error)

@@ -1,0 +1,91 @@
+"""The options of a search as plain values, for people: no keys, no addresses, no rows."""
+
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePath
+from typing import Any
+
+import dspy
+
+from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.programs import all_predictors
+from dspy_diffusion_infill.windows import SlidingWindow
+
+_PACKAGES = ("dspy-diffusion-infill", "dspy", "torch", "transformers")
+_NOT_OF_THE_SEARCH = ("search_callbacks", "display_progress", "log_dir", "maskings", "prices")
+_LENGTH = 200  # characters of a text
+
+
+def settings_of(options: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """``options``: those of ``DiffusionInfill``; ``used``: what was made of them.
+
+    Args:
+        options: as ``DiffusionInfill.get_params`` gives them.
+        plan: what they are used for.
+    """
+    kept = {name: value for name, value in options.items() if name not in _NOT_OF_THE_SEARCH}
+    lms = [predictor.lm or dspy.settings.lm for predictor in all_predictors(plan.base).values()]
+    used = {
+        "program": type(plan.student).__name__,
+        "lm": sorted({str(getattr(lm, "model", None)) for lm in lms}),
+        "adapter": type(dspy.settings.adapter or dspy.ChatAdapter()).__name__,
+        "denoiser": plan.infiller.denoiser.name,
+        "cache": plan.infiller.sampling.cache,
+        "guidance": None if plan.guide is None else plan.guide.scorer.name,
+        "metric": plan.scoring.metric,
+        "max_metric_calls": plan.scoring.caps.max_metric_calls,
+        "seed": plan.options.seed,
+        "rows of the trainset": len(plan.trainset),
+        "rows of the valset": len(plan.valset),
+    }
+    return {"options": plain({**_masking(plan), **kept}), "used": plain(used)}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that decide the outcome where they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it; of an object its name, or the name of its class."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str | PurePath):
+        return str(value)[:_LENGTH]
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, re.Pattern):
+        return f"re.compile({value.pattern!r})"[:_LENGTH]
+    if isinstance(value, dspy.BaseLM):
+        return str(value.model)
+    for attribute in ("__qualname__", "name"):
+        if isinstance(name := getattr(value, attribute, None), str):
+            return name[:_LENGTH]
+    if hasattr(value, "__dataclass_fields__"):
+        return repr(value)[:_LENGTH]
+    return type(value).__qualname__
+
+
+def _masking(plan: Plan) -> dict[str, Any]:
+    """The options that made the plan's maskings."""
+    maskings = plan.options.maskings
+    sliding = [one for one in maskings if isinstance(one, SlidingWindow)]
+    if len(sliding) < len(maskings):
+        return {"masking": maskings[0]}
+    masks = [one.mask for one in sliding]
+    first = sliding[0]
+    return {
+        "window": first.window,
+        "stride": first.stride,
+        "mask": masks[0] if len(masks) == 1 else masks,
+    }
