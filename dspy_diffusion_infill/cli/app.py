@@ -11,6 +11,7 @@ from dspy_diffusion_infill.cli import (
     calibrate_command,
     demo_command,
     mini_command,
+    report_command,
     reproduce_command,
     training_commands,
 )
@@ -30,6 +31,7 @@ for commands in (
     calibrate_command,
     reproduce_command,
     mini_command,
+    report_command,
 ):
     commands.register(app)
 

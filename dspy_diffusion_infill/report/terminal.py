@@ -1,6 +1,7 @@
 """What a person reads after a search: a coloured diff, the scores, what it took."""
 
-import difflib
+import io
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -10,19 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dspy_diffusion_infill.optimizer.results import DetailedResults
-from dspy_diffusion_infill.words import TOKEN
+from dspy_diffusion_infill.report.story import DROPS, changes
 
 
 def diff(before: str, after: str) -> Text:
     """The new text with what was taken out struck through in red and what was put in green."""
-    old, new = TOKEN.findall(before), TOKEN.findall(after)
+    styles = {"equal": "", "del": "red strike", "ins": "bold green"}
     text = Text()
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if tag == "equal":
-            text.append("".join(old[a:b]))
-            continue
-        text.append("".join(old[a:b]), style="red strike")
-        text.append("".join(new[c:d]), style="bold green")
+    for kind, piece in changes(before, after):
+        text.append(piece, style=styles[kind])
     return text
 
 
@@ -54,19 +51,7 @@ def summary_table(results: DetailedResults, rows: Sequence[tuple[str, float, flo
 def counts_line(results: DetailedResults) -> str:
     """What became of the proposals, and what it took, in two lines."""
     c = results.counts
-    dropped = {
-        "unchanged": c.unchanged,
-        "duplicates": c.duplicate,
-        "degenerate": c.degenerate,
-        "with new placeholders": c.new_placeholder,
-        "in protected text": c.touches_protected,
-        "with too many edits": c.edited_too_much,
-        "too long": c.too_long,
-        "grown too much": c.grew_too_much,
-        "copied from examples": c.copies_example,
-        "with some labels only": c.partial_labels,
-        "less likely or outranked": c.screened,
-    }
+    dropped = {label: getattr(c, name) for name, label in DROPS.items()}
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
     return (
         f"{c.proposed} proposals, {c.validated} validated, {c.accepted} kept"
@@ -94,7 +79,7 @@ def print_report(
     """
     parts = (
         instructions_panel(results),
-        summary_table(results, rows or _own_scores(results)),
+        summary_table(results, rows or own_scores(results)),
         counts_line(results),
     )
     if console is not None or Console().encoding.startswith("utf"):
@@ -106,7 +91,16 @@ def print_report(
     sys.stdout.write(capture.get().encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _own_scores(results: DetailedResults) -> list[tuple[str, float, float]]:
+def as_text(results: DetailedResults) -> str:
+    """What ``print_report`` prints, without colours, as wide as the terminal is."""
+    captured = io.StringIO()
+    console = Console(file=captured, width=min(120, shutil.get_terminal_size().columns))
+    print_report(results, console=console)
+    return captured.getvalue().rstrip()
+
+
+def own_scores(results: DetailedResults) -> list[tuple[str, float, float]]:
+    """(name, before, after) of the valset, and of the rows that were held out."""
     scores = [("validation", results.score_before, results.score_after)]
     if results.holdout_before is not None and results.holdout_after is not None:
         scores.append(("held-out", results.holdout_before, results.holdout_after))

@@ -1,0 +1,232 @@
+"""The report as one HTML page that needs no network; in a notebook, the beginning of it."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import groupby, zip_longest
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from dspy_diffusion_infill.infiller.leaks import Likeness
+from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
+from dspy_diffusion_infill.report.charts import (
+    HEIGHT,
+    WIDTH,
+    row_strip,
+    score_chart,
+    spend_chart,
+)
+from dspy_diffusion_infill.report.snippet import snippet
+from dspy_diffusion_infill.report.story import (
+    DROPS,
+    OUTCOMES,
+    Told,
+    changed_rows,
+    changes,
+    heat,
+    told_trials,
+)
+from dspy_diffusion_infill.report.terminal import counts_line
+from dspy_diffusion_infill.shortening import TEXT_LENGTH, short
+
+MINUS = "\u2212"
+_MOST_REFUSED = 200  # dropped proposals that are listed
+_MOST_CHANGED = 400  # rows gained and lost that are listed
+_MOST_CELLS = 64  # rows of a valset that a trial shows one by one
+
+
+def page(results: DetailedResults, *, watched: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        results: of a search, ended or not.
+        watched: the page asks its server for what is new.
+    """
+    told = told_trials(results)
+    gained, lost = changed_rows(results)
+    listed = gained[:_MOST_CHANGED], lost[:_MOST_CHANGED]
+    style, script = _file("page.css"), _file("page.js")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            r=results,
+            policy=_policy(style, script),
+            style=Markup(style),
+            script=Markup(script),
+            watched=watched,
+            duration=_duration(results.seconds),
+            predictors=[_predictor(results, told, name) for name in results.instructions_before],
+            scores=score_chart(results, told),
+            spend=spend_chart(results),
+            width=WIDTH,
+            height=HEIGHT,
+            gained=listed[0],
+            lost=listed[1],
+            more_rows=len(gained) + len(lost) - sum(map(len, listed)),
+            told=[_trial_row(one) for one in told],
+            has_strips=len(results.scores_before) <= _MOST_CELLS,
+            names=sorted({trial.predictor for trial in results.trials}),
+            outcomes=OUTCOMES,
+            kinds={one.outcome for one in told},
+            bars=_bars(results.counts),
+            refused=results.refused[-_MOST_REFUSED:],
+            snippet=snippet(results),
+            used=_shown(results.settings.get("used", {})),
+            options=_shown(results.settings.get("options", {})),
+            text_length=TEXT_LENGTH,
+        )
+    )
+
+
+def notebook_html(results: DetailedResults) -> str:
+    """Scores and diff without scripts; the notebook's own colours show through."""
+    pairs = results.instructions_before, results.instructions_after
+    diffs = [(name, list(changes(text, pairs[1][name]))) for name, text in pairs[0].items()]
+    template = _environment().get_template("notebook.html.j2")
+    return template.render(r=results, diffs=diffs, lines=counts_line(results).splitlines())
+
+
+@cache
+def _environment() -> Environment:
+    """Loads ``*.j2`` of this package; every value in them is escaped, ``value|short`` cuts it."""
+    made = Environment(
+        loader=PackageLoader("dspy_diffusion_infill.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["short"] = short
+    return made
+
+
+@cache
+def _file(name: str) -> str:
+    return files("dspy_diffusion_infill.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Only this style and this script count, and nothing is loaded from anywhere."""
+    hashed = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (style, script)
+    ]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashed[0]}'; script-src 'sha256-{hashed[1]}'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes >= 10:
+        return f"{minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class _HeatSpan:
+    """Words in a row that were tried alike; the level of their colour is -3 to 3."""
+
+    text: str
+    tries: int
+    change: float
+    level: int
+
+
+def _predictor(results: DetailedResults, told: Sequence[Told], name: str) -> dict[str, Any]:
+    before, after = results.instructions_before[name], results.instructions_after[name]
+    words = heat(results, told, name)
+    most = max((abs(word.change) for word in words), default=0.0)
+    spans = [
+        _HeatSpan("".join(word.text for word in group), tries, change, _level(change, most))
+        for (tries, change), group in groupby(words, key=lambda word: (word.tries, word.change))
+    ]
+    helpful = sorted((one for one in spans if one.change > 0), key=lambda one: -one.change)
+    return {
+        "name": name,
+        "skipped": results.skipped.get(name),
+        "is_same": before == after,
+        "diff": list(changes(before, after)),
+        "after": after,
+        "heat": spans if any(word.tries for word in words) else [],
+        "most": f"{most:.3g}",
+        "best_words": helpful[:3],
+    }
+
+
+def _level(change: float, most: float) -> int:
+    return int(math.copysign(math.ceil(abs(change) / most * 3 - 1e-9), change)) if most else 0
+
+
+def _trial_row(told: Told) -> dict[str, Any]:
+    trial, signs = told.trial, told.signs()
+    gain = trial.log_likelihood_gain
+    edits = (trial, *trial.also)
+    has_cells = len(told.best) <= _MOST_CELLS
+    strip = {
+        name: row_strip(signs, sign) for name, sign in (("same", 0), ("gained", 1), ("lost", -1))
+    }
+    return {
+        "number": trial.number,
+        "outcome": told.outcome,
+        "predictors": "\n".join(edit.predictor for edit in edits),
+        "edits": [
+            {
+                "predictor": e.predictor,
+                "old": short(e.old_text),
+                "new": short(e.new_text),
+                "near": _near(near),
+            }
+            for e, near in zip_longest(edits, trial.nearest[: len(edits)])
+        ],
+        "score": f"{trial.score:.3f}",
+        "change": f"{told.change:+.3f}".replace("-", MINUS),
+        "gained": told.gained,
+        "lost": told.lost,
+        "num_rows": len(signs),
+        "raced": len(trial.rows) < len(told.best),
+        "strip": strip if has_cells else None,
+        "exact": " ".join(f"{score:.3g}" for score in trial.scores) if has_cells else "",
+        "gain": "" if gain is None or math.isnan(gain) else f"{gain:+.2f}".replace("-", MINUS),
+        "confidence": f"{trial.confidence:.2f}",
+        "calls": trial.spent.metric_calls,
+    }
+
+
+def _near(likeness: Likeness | None) -> str:
+    """What a kept edit has in common with an example."""
+    if likeness is None:
+        return ""
+    what = f"copies a {likeness.kind} of" if likeness.kind else "nearest to"
+    row = "an example" if likeness.row is None else f"row {likeness.row} of the trainset"
+    shared = f"{likeness.field} “{short(likeness.text)}”, {likeness.similarity:.0%}"
+    return f"{what} {row}: {shared}"
+
+
+def _bars(counts: ProposalCounts) -> list[dict[str, Any]]:
+    """What became of the proposals; trials may also come from merges."""
+    numbers = {label: getattr(counts, name) for name, label in DROPS.items()}
+    numbers = {label: count for label, count in numbers.items() if count}
+    numbers |= {"tried": counts.validated, "kept": counts.accepted}
+    most = max(1, *numbers.values())
+    return [
+        {"label": label, "count": count, "share": round(100 * count / most, 1)}
+        for label, count in numbers.items()
+    ]
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in settings.items()
+    }

@@ -1,0 +1,66 @@
+import base64
+import hashlib
+import html
+import re
+from dataclasses import replace
+
+from markdown_it import MarkdownIt
+from synthetic_results import poisoned, synthetic
+
+from dspy_diffusion_infill.report.markdown import markdown
+from dspy_diffusion_infill.report.page import notebook_html, page
+
+RESULTS = synthetic(60)
+
+
+def test_a_page_of_1000_trials_is_under_a_megabyte():
+    assert len(page(synthetic(1000)).encode()) < 1_000_000
+
+
+def test_a_kept_edit_is_shown_with_the_example_that_is_nearest_to_it():
+    shown = re.findall(
+        r"<small>nearest to row 3 of the trainset: label “.*?”, 42%</small>", page(RESULTS)
+    )
+    assert len(shown) == RESULTS.counts.accepted > 0
+
+
+def test_nothing_is_loaded_from_anywhere_and_only_our_script_may_run():
+    text = page(RESULTS)
+    assert set(re.findall(r"(?:src|href)=\S+?>|url\(|@import|https?://", text)) == {'href="#main">'}
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="(.*?)"', text)[0])
+    assert policy.startswith("default-src 'none';") and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_hostile_text_stays_text_in_page_notebook_and_markdown():
+    results = poisoned()
+    for text in (page(results), notebook_html(results)):
+        assert "<img" not in text and "<b>bold" not in text and "{{ 7 * 7 }}" in text
+        assert text.count("<script") == (1 if text.startswith("<!doctype") else 0)
+    tokens = [
+        one
+        for token in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown(results))
+        for one in [token, *(token.children or [])]
+    ]
+    kinds = {one.type for one in tokens if "everyone" in one.content and not one.children}
+    assert kinds == {"fence", "code_inline"}
+    assert not [one for one in tokens if one.type in ("html_block", "html_inline")]
+
+
+def test_a_search_that_is_going_on_or_kept_nothing_has_a_page():
+    running = replace(
+        RESULTS,
+        trials=(),
+        refused=(),
+        end_reason="interrupted",
+        instructions_after=RESULTS.instructions_before,
+        score_after=RESULTS.score_before,
+        scores_after=RESULTS.scores_before,
+        settings={},
+        versions={},
+        lm_cost=None,
+    )
+    text = page(running)
+    assert "still running, or was interrupted" in text
+    assert "No proposal was tried." in text and "unknown price" in text
