@@ -1,0 +1,90 @@
+"""A search as an MLflow run: options, curves over trials, the program and the report.
+
+``mlflow.dspy.autolog(log_compiles=True)`` alone records the rows and the program, but neither the
+options of an optimizer nor its trials. Both together write into one run.
+"""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dspy_diffusion_infill.optimizer.budget import Spent
+from dspy_diffusion_infill.optimizer.callbacks import (
+    EndEvent,
+    SearchCallback,
+    StartEvent,
+    TrialEvent,
+)
+
+_LENGTH = 250  # characters of a parameter, which every MLflow store takes
+_PREFIX = "infill."
+
+
+class MLflowCallback(SearchCallback):
+    """Writes into the active MLflow run, or into one of its own where none is active."""
+
+    def __init__(self, *, report: bool = True) -> None:
+        """Imports MLflow.
+
+        Args:
+            report: keep the HTML report as an artifact; it holds instructions and answers.
+
+        Raises:
+            ImportError: MLflow is not installed.
+        """
+        import mlflow
+
+        self._mlflow: Any = mlflow
+        self._report = report
+        self._own_run = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MLflowCallback":
+        return self
+
+    def on_start(self, event: StartEvent) -> None:
+        """Begins a run where none is active; the options become parameters."""
+        if self._mlflow.active_run() is None:
+            self._mlflow.start_run(run_name="DiffusionInfill")
+            self._own_run = True
+        results = event.results
+        options = {**results.settings["options"], **results.settings["used"]}
+        self._mlflow.log_params(
+            {_PREFIX + name: str(value)[:_LENGTH] for name, value in options.items()}
+        )
+        self._log(0, results.spent_before, best_score=results.score_before)
+
+    def on_trial(self, event: TrialEvent) -> None:
+        """One step of every curve."""
+        trial = event.trial
+        scores = {"best_score": event.results.score_after, "trial_score": trial.score}
+        self._log(trial.number, trial.spent, **scores)
+
+    def on_end(self, event: EndEvent) -> None:
+        """The program as DSPy's JSON, the report, and why the search ended."""
+        if self._mlflow.active_run() is None:  # it was cut off before it began
+            return
+        try:
+            self._log_end(event)
+        finally:
+            if self._own_run:
+                self._own_run = False
+                is_cut = event.results.end_reason == "interrupted"
+                self._mlflow.end_run("KILLED" if is_cut else "FINISHED")
+
+    def _log_end(self, event: EndEvent) -> None:
+        self._mlflow.set_tag(f"{_PREFIX}end_reason", event.results.end_reason)
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder, "program.json")
+            event.program.save(program)
+            self._mlflow.log_artifact(str(program))
+            if self._report:
+                page = event.results.report(Path(folder, "report.html"))
+                self._mlflow.log_artifact(str(page))
+
+    def _log(self, step: int, spent: Spent, **scores: float) -> None:
+        values = {**scores, "metric_calls": spent.metric_calls, "lm_tokens": spent.lm_tokens}
+        if spent.lm_cost is not None:
+            values["lm_cost"] = spent.lm_cost
+        finite = {_PREFIX + name: v for name, v in values.items() if math.isfinite(v)}
+        self._mlflow.log_metrics(finite, step=step)

@@ -1,0 +1,94 @@
+"""A compile under MLflow's autolog, against a store in a folder."""
+
+from pathlib import Path
+
+import dspy
+import pytest
+from doubles import WordDenoiser, rule_lm
+from test_progress import ROWS, TASK, right_if_told_briefly
+
+from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.mlflow_callback import MLflowCallback
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
+
+mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, of the extra dev")
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, of its types and its stores
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A store of its own, and DSPy as it was."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    before = {name: dspy.settings.get(name) for name in ("callbacks", "track_usage")}
+    mlflow.set_tracking_uri(tmp_path.joinpath("mlruns").as_uri())
+    mlflow.set_experiment("infill")
+    yield mlflow.MlflowClient()
+    mlflow.dspy.autolog(disable=True, silent=True)
+    dspy.settings.configure(**before)
+
+
+def compiled(*callbacks: SearchCallback) -> dspy.Module:
+    with dspy.context(lm=rule_lm(right_if_told_briefly)[0], adapter=TemplateAdapter()):
+        optimizer = DiffusionInfill(
+            None,
+            WordDenoiser(),
+            guidance=None,
+            num_threads=1,
+            max_metric_calls=20,
+            seed=3,
+            display_progress=False,
+            callbacks=callbacks,
+        )
+        return optimizer.compile(dspy.Predict(dspy.Signature("text -> colour", TASK)), ROWS)
+
+
+def runs(client) -> list:
+    experiment = client.get_experiment_by_name("infill")
+    return client.search_runs([experiment.experiment_id])
+
+
+def check(client, run, better: dspy.Module) -> None:
+    results = better.detailed_results
+    assert run.info.status == "FINISHED"
+    assert run.data.params["infill.seed"] == "3" and run.data.params["infill.window"] == "8"
+    assert run.data.tags["infill.end_reason"] == results.end_reason
+    history = client.get_metric_history(run.info.run_id, "infill.trial_score")
+    assert [one.value for one in history] == [trial.score for trial in results.trials]
+    best = client.get_metric_history(run.info.run_id, "infill.best_score")
+    assert (best[0].step, best[0].value) == (0, results.score_before)
+    assert (best[-1].step, best[-1].value) == (len(results.trials), results.score_after)
+    program = dspy.Predict(dspy.Signature("text -> colour", TASK))
+    program.load(client.download_artifacts(run.info.run_id, "program.json"))
+    assert program.signature.instructions == better.signature.instructions
+    assert "report.html" in {one.path for one in client.list_artifacts(run.info.run_id)}
+
+
+def test_autolog_and_the_callback_write_parameters_curves_and_the_program_into_one_run(store):
+    mlflow.dspy.autolog(log_compiles=True, log_evals=True, log_traces=False, silent=True)
+    better = compiled(MLflowCallback())
+    (parent,) = [run for run in runs(store) if "mlflow.parentRunId" not in run.data.tags]
+    check(store, parent, better)
+    assert "best_model.json" in {one.path for one in store.list_artifacts(parent.info.run_id)}
+    evaluations = store.get_metric_history(parent.info.run_id, "eval")
+    assert len(evaluations) == 1 + len(better.detailed_results.trials)
+
+
+def test_without_an_active_run_the_callback_has_one_of_its_own(store):
+    better = compiled(MLflowCallback())
+    (run,) = runs(store)
+    check(store, run, better)
+    assert mlflow.active_run() is None
+
+
+def test_a_run_that_was_cut_off_is_closed_and_says_so(store):
+    class Stops(SearchCallback):
+        def on_trial(self, event) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(MLflowCallback(), Stops())
+    (run,) = runs(store)
+    assert (run.info.status, run.data.tags["infill.end_reason"]) == ("KILLED", "interrupted")
+    assert mlflow.active_run() is None
