@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := embedded,train,evaluation,rivals,dev,docs
+EXTRAS := embedded,train,evaluation,rivals,watch,dev,docs
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test fuzz lint docs plots wheel lock audit clean
+.PHONY: setup demo test fuzz browser lint docs plots wheel lock audit clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,12 @@ test: setup
 # New inputs each time; `make test` tries 500 that are always the same.
 fuzz: setup
 	OMP_NUM_THREADS=1 FUZZ_INPUTS=20000 $(BIN)/python -m pytest tests/fuzz
+
+# The report in Debian's Chromium (apt-get install chromium), and how long it takes to draw.
+browser: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"
+	$(BIN)/python -m pytest -m browser tests/test_report_in_chromium.py
+	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/report_size.py
 
 lint: setup
 	$(BIN)/ruff check .
