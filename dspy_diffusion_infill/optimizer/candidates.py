@@ -1,11 +1,13 @@
 """Candidates for a trial: programs that differ from the best one by proposals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.infiller.proposals import Proposal
 from dspy_diffusion_infill.merging import changes_between
-from dspy_diffusion_infill.optimizer.results import Edit
+from dspy_diffusion_infill.optimizer.guidance import Gain
+from dspy_diffusion_infill.optimizer.results import Edit, Trial
+from dspy_diffusion_infill.outcomes import Evaluation
 from dspy_diffusion_infill.windows import Piece, Window
 
 
@@ -62,3 +64,34 @@ def proposal_between(predictor: str, old: str, new: str) -> Proposal:
     changes = changes_between(old, new)
     window = Window(tuple(Piece(one.start, one.end, 0) for one in changes))
     return Proposal(predictor, window, tuple(one.new for one in changes), new, confidence=1.0)
+
+
+def trial_of(
+    candidate: Candidate,
+    number: int,
+    sweep: int,
+    new: Evaluation,
+    rows: Sequence[int],
+    gain: Gain | None,
+    accepted: bool,
+) -> Trial:
+    """What the result says of a candidate that was scored on some rows."""
+    first, *others = candidate.edits()
+    return Trial(
+        number=number,
+        sweep=sweep,
+        predictor=first.predictor,
+        start=first.start,
+        end=first.end,
+        old_text=first.old_text,
+        new_text=first.new_text,
+        instructions=first.instructions,
+        score=new.mean,
+        scores=new.scores,
+        rows=tuple(rows),
+        num_failures=new.num_failures,
+        confidence=candidate.confidence,
+        log_likelihood_gain=None if gain is None else gain.mean,
+        accepted=accepted,
+        also=tuple(others),
+    )

@@ -21,7 +21,7 @@ from dspy_diffusion_infill.merging import merged_texts
 from dspy_diffusion_infill.optimizer.acceptance import is_better
 from dspy_diffusion_infill.optimizer.budget import Spent
 from dspy_diffusion_infill.optimizer.callbacks import ProposalEvent
-from dspy_diffusion_infill.optimizer.candidates import Candidate, proposal_between
+from dspy_diffusion_infill.optimizer.candidates import Candidate, proposal_between, trial_of
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
 from dspy_diffusion_infill.optimizer.guidance import Gain, total_gain
 from dspy_diffusion_infill.optimizer.plan import Plan
@@ -260,7 +260,7 @@ class Search:
         evaluation, rows = replace(found[0], length=_length(candidate.texts)), found[1]
         is_whole = len(rows) == len(self.plan.valset)
         accepted = is_whole and self.plan.acceptance.accepts(evaluation, self.best, gain)
-        trial = _trial(len(self.trials) + 1, sweep, candidate, evaluation, rows, gain, accepted)
+        trial = trial_of(candidate, len(self.trials) + 1, sweep, evaluation, rows, gain, accepted)
         trial = replace(
             trial,
             spent=self.validator.budget.spent,
@@ -376,33 +376,3 @@ class Search:
 
 def _length(texts: Mapping[str, str]) -> int:
     return sum(map(len, texts.values()))
-
-
-def _trial(
-    number: int,
-    sweep: int,
-    candidate: Candidate,
-    new: Evaluation,
-    rows: Sequence[int],
-    gain: Gain | None,
-    accepted: bool,
-) -> Trial:
-    first, *others = candidate.edits()
-    return Trial(
-        number=number,
-        sweep=sweep,
-        predictor=first.predictor,
-        start=first.start,
-        end=first.end,
-        old_text=first.old_text,
-        new_text=first.new_text,
-        instructions=first.instructions,
-        score=new.mean,
-        scores=new.scores,
-        rows=tuple(rows),
-        num_failures=new.num_failures,
-        confidence=candidate.confidence,
-        log_likelihood_gain=None if gain is None else gain.mean,
-        accepted=accepted,
-        also=tuple(others),
-    )

@@ -219,5 +219,5 @@ def changed_rows(results: DetailedResults) -> tuple[list[RowChange], list[RowCha
     return gained, [row for row in rows if row.after < row.before - _EQUAL]
 
 
-def _at(answers: Sequence[str], number: int) -> str | None:
+def _at(answers: Sequence[str | None], number: int) -> str | None:
     return answers[number] if number < len(answers) else None

@@ -40,7 +40,7 @@ from rival_arms.ledger import BudgetSpent, Incumbent, Ledger
 from dspy_diffusion_infill import Sampling, TemplateAdapter, embedded_lm, load_denoiser
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.runs import describe_error
+from dspy_diffusion_infill.outcomes import describe_error
 
 ARMS = {**infilling.ARMS, **writing.ARMS}
 _PROMPT_TOKENS = {"max_tokens": 64, "context_length": 4096}  # of the embedded LM that proposes
@@ -74,7 +74,7 @@ class Setting:
         o = self.options
         shared = f"{o.calls} runs, {o.test_rows or 'all'} test rows"
         models = f"{self.lm.model}, {self.prompt_lm.model}, {o.denoiser}"
-        sampling = "cached" if o.cached else "exact"
+        sampling = f"cache {o.cache}"
         return f"{task.name}/{answers}/{arm}/{seed} ({shared}; {models}, {sampling})"
 
 
@@ -103,7 +103,7 @@ def run_one(setting: Setting, task: Task, answers: str, name: str, arm: Arm, see
         seed=seed,
         denoiser=setting.denoiser,
         denoiser_name=options.denoiser,
-        sampling=Sampling(cached=options.cached),
+        sampling=Sampling(cache=options.cache),
         prompt_lm=setting.prompt_lm,
         words=[text for name, own in setting.words.items() if name != task.name for text in own],
     )
@@ -231,7 +231,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lm", help="of litellm, such as openai/gpt-4o-mini; embedded by default")
     parser.add_argument("--prompt-lm", help="writes instructions; --lm by default")
     parser.add_argument("--denoiser", default="smollm2-fs")
-    parser.add_argument("--cached", action="store_true", help="fill with a KV cache")
+    parser.add_argument("--cache", choices=["off", "window", "context"], default="off")
     parser.add_argument("--json", type=Path, required=True)
     return parser.parse_args(arguments)
 
