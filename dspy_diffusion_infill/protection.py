@@ -112,9 +112,7 @@ class Protection:
             before = [(span, text) for span, text in pieces if span[1] <= one.start]
             shift = sum(len(text) - (end - start) for (start, end), text in before)
             moved = Protected(one.start + shift, one.end + shift, one.kind)
-            holders = lines if one.kind == "template" else ()
-            is_held = any(line.start <= moved.start and moved.end <= line.end for line in holders)
-            if moved not in again and not is_held:
+            if moved not in again and not any(_holds(line, moved) for line in lines):
                 return False
         return True
 
@@ -155,6 +153,11 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
         else:
             merged.append((start, end))
     return merged
+
+
+def _holds(outer: Protected, inner: Protected) -> bool:
+    """Whether a passage of one kind lies in another one of that kind."""
+    return outer.kind == inner.kind and outer.start <= inner.start and inner.end <= outer.end
 
 
 def _occurrences(parts: Protect, text: str) -> Iterator[Span]:

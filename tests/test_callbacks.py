@@ -1,17 +1,14 @@
 import copy
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-import dspy
 import pytest
-from doubles import WordDenoiser, rule_lm
-from test_progress import ROWS, TASK, right_if_told_briefly
+from doubles import WordDenoiser
+from test_progress import compiled
 
 from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
-from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 
 class Recorder(SearchCallback):
@@ -44,17 +41,6 @@ class Raises(SearchCallback):
     def on_trial(self, event) -> None:
         self.num_trials += 1
         raise self.error
-
-
-def compiled(
-    *callbacks: SearchCallback, rule: Callable[[str], str] = right_if_told_briefly, **options
-) -> dspy.Module:
-    quiet = dict(guidance=None, num_threads=1, max_metric_calls=30, display_progress=False, seed=3)
-    with dspy.context(lm=rule_lm(rule)[0], adapter=TemplateAdapter()):
-        optimizer = DiffusionInfill(
-            None, WordDenoiser(), callbacks=callbacks, **{**quiet, **options}
-        )
-        return optimizer.compile(dspy.Predict(dspy.Signature("text -> colour", TASK)), ROWS)
 
 
 def test_every_event_is_told_in_order_with_what_is_known_then():

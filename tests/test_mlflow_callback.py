@@ -4,13 +4,10 @@ from pathlib import Path
 
 import dspy
 import pytest
-from doubles import WordDenoiser, rule_lm
-from test_progress import ROWS, TASK, right_if_told_briefly
+from test_progress import TASK, compiled
 
 from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
-from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.mlflow_callback import MLflowCallback
-from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, of the extra dev")
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, of its types and its stores
@@ -27,21 +24,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     yield mlflow.MlflowClient()
     mlflow.dspy.autolog(disable=True, silent=True)
     dspy.settings.configure(**before)
-
-
-def compiled(*callbacks: SearchCallback) -> dspy.Module:
-    with dspy.context(lm=rule_lm(right_if_told_briefly)[0], adapter=TemplateAdapter()):
-        optimizer = DiffusionInfill(
-            None,
-            WordDenoiser(),
-            guidance=None,
-            num_threads=1,
-            max_metric_calls=20,
-            seed=3,
-            display_progress=False,
-            callbacks=callbacks,
-        )
-        return optimizer.compile(dspy.Predict(dspy.Signature("text -> colour", TASK)), ROWS)
 
 
 def runs(client) -> list:
@@ -67,7 +49,7 @@ def check(client, run, better: dspy.Module) -> None:
 
 def test_autolog_and_the_callback_write_parameters_curves_and_the_program_into_one_run(store):
     mlflow.dspy.autolog(log_compiles=True, log_evals=True, log_traces=False, silent=True)
-    better = compiled(MLflowCallback())
+    better = compiled(MLflowCallback(), max_metric_calls=20)
     (parent,) = [run for run in runs(store) if "mlflow.parentRunId" not in run.data.tags]
     check(store, parent, better)
     assert "best_model.json" in {one.path for one in store.list_artifacts(parent.info.run_id)}
@@ -76,7 +58,7 @@ def test_autolog_and_the_callback_write_parameters_curves_and_the_program_into_o
 
 
 def test_without_an_active_run_the_callback_has_one_of_its_own(store):
-    better = compiled(MLflowCallback())
+    better = compiled(MLflowCallback(), max_metric_calls=20)
     (run,) = runs(store)
     check(store, run, better)
     assert mlflow.active_run() is None
@@ -88,7 +70,7 @@ def test_a_run_that_was_cut_off_is_closed_and_says_so(store):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compiled(MLflowCallback(), Stops())
+        compiled(MLflowCallback(), Stops(), max_metric_calls=20)
     (run,) = runs(store)
     assert (run.info.status, run.data.tags["infill.end_reason"]) == ("KILLED", "interrupted")
     assert mlflow.active_run() is None

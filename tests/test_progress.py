@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -7,6 +8,7 @@ from doubles import WordDenoiser, rule_lm
 from tqdm.auto import tqdm
 
 from dspy_diffusion_infill.optimizer import progress
+from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.results import DetailedResults
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -23,18 +25,20 @@ def right_if_told_briefly(prompt: str) -> str:
     return colour if re.search(r"\b(?:only|word)\b", prompt) else "no idea"
 
 
-def search(*, display_progress: bool) -> DetailedResults:
-    with dspy.context(lm=rule_lm(right_if_told_briefly)[0], adapter=TemplateAdapter()):
+def compiled(
+    *callbacks: SearchCallback, rule: Callable[[str], str] = right_if_told_briefly, **options: Any
+) -> dspy.Module:
+    quiet = dict(guidance=None, num_threads=1, max_metric_calls=30, display_progress=False, seed=3)
+    with dspy.context(lm=rule_lm(rule)[0], adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
-            None,
-            WordDenoiser(),
-            guidance=None,
-            num_threads=1,
-            max_metric_calls=20,
-            display_progress=display_progress,
+            None, WordDenoiser(), callbacks=callbacks, **{**quiet, **options}
         )
-        student = dspy.Predict(dspy.Signature("text -> colour", TASK))
-        return optimizer.compile(student, ROWS).detailed_results
+        return optimizer.compile(dspy.Predict(dspy.Signature("text -> colour", TASK)), ROWS)
+
+
+def search(*, display_progress: bool) -> DetailedResults:
+    better = compiled(max_metric_calls=20, seed=0, display_progress=display_progress)
+    return better.detailed_results
 
 
 def test_the_bar_shows_calls_the_best_score_and_calls_left(capsys: pytest.CaptureFixture[str]):

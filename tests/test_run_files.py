@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from synthetic_results import synthetic
-from test_callbacks import Raises, compiled
+from test_callbacks import Raises
+from test_progress import compiled
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.optimizer.callbacks import EndEvent, StartEvent, TrialEvent

@@ -14,7 +14,7 @@ import dspy
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import Proposal, ProposalFilter, Rules
+from dspy_diffusion_infill.infiller.proposals import Proposal, Rules
 from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.optimizer import checks
 from dspy_diffusion_infill.optimizer.guidance import Guidance, Guide, scorer_for
@@ -204,10 +204,8 @@ class InfillProposer:
             agent_text=agent_text,
             kept=tuple(kept),
         )
-        rules = Rules(protection=None if marked else protection)
-        proposal_filter = ProposalFilter.over(slot.examples, bare, rules)
-        proposal_filter.seen = self._proposed
-        target = Target(slot, bare, protection, marked, proposal_filter)
+        target = Target.over(slot, bare, protection, marked, Rules())
+        target.filter.seen = self._proposed
         return target, [weight for _, weight in found]
 
     def _windows(self, target: Target, denoiser: Denoiser) -> list[Window]:

@@ -18,7 +18,7 @@ from dspy_diffusion_infill.identity import (
     key_of,
 )
 from dspy_diffusion_infill.infiller.infiller import Infiller
-from dspy_diffusion_infill.infiller.proposals import ProposalFilter, Rules
+from dspy_diffusion_infill.infiller.proposals import Rules
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
@@ -109,14 +109,12 @@ class Plan:
                 structure=self.options.protect_structure,
             )
             rules = Rules(
-                protection=None if marked else protection,
                 bounds=self.options.bounds,
                 num_tokens=self.num_tokens,
                 leaks=self.options.leaks,
                 by_content=self.options.filters,
             )
-            proposal_filter = ProposalFilter.over(slot.examples, text, rules)
-            targets[name] = Target(slot, text, protection, marked, proposal_filter)
+            targets[name] = Target.over(slot, text, protection, marked, rules)
         return targets
 
     def windows(self, target: Target, sweep: int = 0) -> list[Window]:

@@ -3,6 +3,7 @@
 import platform
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
@@ -45,6 +46,11 @@ def settings_of(options: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python, and of the packages that decide the outcome where they are installed."""
+    return dict(_versions())
+
+
+@cache  # asked for after every trial, and each package's files are read for it
+def _versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

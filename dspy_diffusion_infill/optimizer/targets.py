@@ -1,10 +1,10 @@
 """The predictors under search: what of their instructions is masked, window by window."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
-from dspy_diffusion_infill.infiller.proposals import ProposalFilter
+from dspy_diffusion_infill.infiller.proposals import ProposalFilter, Rules
 from dspy_diffusion_infill.optimizer.neighbourhoods import Text
 from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.windows import Masking, Window
@@ -30,6 +30,28 @@ class Target:
     marked: Window | None
     filter: ProposalFilter
     position: int = -1
+
+    @classmethod
+    def over(
+        cls,
+        slot: Slot,
+        text: str,
+        protection: Protection,
+        marked: Window | None,
+        rules: Rules,
+    ) -> "Target":
+        """A target at the start of a search; where marks say what is filled, all may be touched.
+
+        Args:
+            slot: see above.
+            text: its instructions, without marks.
+            protection: see above.
+            marked: see above.
+            rules: for the filter, but for the protection.
+        """
+        rules = replace(rules, protection=None if marked else protection)
+        filter_ = ProposalFilter.over(slot.examples, text, rules)
+        return cls(slot, text, protection, marked, filter_)
 
     @property
     def name(self) -> str:

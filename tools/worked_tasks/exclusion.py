@@ -31,6 +31,7 @@ from dspy_diffusion_infill.words import folded, words_of
 
 DEMO = Path(__file__).resolve().parents[2] / "dspy_diffusion_infill" / "data" / "demo"
 FEWEST_EXAMPLES = 7  # of a group that is kept
+LENGTHS = (1, 2, 3)  # words in a row by which instructions are compared
 NEAR = 0.5  # cosine above which two instructions say the same
 RUN = 6  # words in a row that are a copy
 MOST_LABELS = 5  # different answers of a task that has labels
@@ -115,7 +116,7 @@ class Exclusion:
             row.get("response", ""),
             *(f"{given} {one}" for given, one in examples or ()),
         ]
-        if any(self._runs & _runs_of(one) for one in shown):
+        if any(self._runs & _grams(one, RUN) for one in shown):
             return "inputs"
         return None
 
@@ -133,7 +134,7 @@ class Exclusion:
         return max((_dot(own, other) for other in self._known), default=0.0)
 
     def _weighted(self, text: str) -> dict[str, float]:
-        weights = {gram: self._rarity.get(gram, self._unseen) for gram in _grams(text)}
+        weights = {gram: self._rarity.get(gram, self._unseen) for gram in _grams(text, *LENGTHS)}
         length = math.sqrt(sum(weight * weight for weight in weights.values()))
         return {gram: weight / length for gram, weight in weights.items()} if length else {}
 
@@ -147,7 +148,7 @@ class Exclusion:
         counts = Counter(
             gram
             for task in self.tasks
-            for gram in {g for t in task.instructions for g in _grams(t)}
+            for gram in {g for t in task.instructions for g in _grams(t, *LENGTHS)}
         )
         return {gram: math.log(1 + len(self.tasks) / count) for gram, count in counts.items()}
 
@@ -172,7 +173,7 @@ class Exclusion:
     @cached_property
     def _runs(self) -> frozenset[str]:
         texts = [*self._instructions, *(given for task in self.tasks for given, _ in task.pairs)]
-        return frozenset(run for text in texts for run in _runs_of(text))
+        return frozenset(run for text in texts for run in _grams(text, RUN))
 
 
 def filtered(
@@ -193,18 +194,14 @@ def _input_of(block: str) -> str:
     return folded("\n".join(lines[:-1]).partition(": ")[2])
 
 
-def _grams(text: str) -> set[str]:
+def _grams(text: str, *lengths: int) -> set[str]:
+    """All words in a row of these lengths."""
     words = words_of(text)
     return {
         " ".join(words[start : start + length])
-        for length in (1, 2, 3)
+        for length in lengths
         for start in range(len(words) - length + 1)
     }
-
-
-def _runs_of(text: str) -> set[str]:
-    words = words_of(text)
-    return {" ".join(words[start : start + RUN]) for start in range(len(words) - RUN + 1)}
 
 
 def _dot(one: dict[str, float], other: dict[str, float]) -> float:
