@@ -13,6 +13,7 @@ from dspy_diffusion_infill.cli import (
     mini_command,
     report_command,
     reproduce_command,
+    serve_command,
     training_commands,
 )
 from dspy_diffusion_infill.cli.streams import forgiving_streams
@@ -30,6 +31,7 @@ for commands in (
     training_commands,
     calibrate_command,
     reproduce_command,
+    serve_command,
     mini_command,
     report_command,
 ):

@@ -34,8 +34,8 @@ def calibrate_command(
     seed: Annotated[int, typer.Option(help="Of the contexts.")] = 0,
 ) -> None:
     """Measures how far a denoiser's passes with a KV cache are from exact ones."""
-    from dspy_diffusion_infill.denoisers import load_denoiser
     from dspy_diffusion_infill.denoisers.calibration import calibrate
+    from dspy_diffusion_infill.denoisers.checkpoints.loading import load
     from dspy_diffusion_infill.infiller.hidden_windows import (
         bundled_task,
         hidden_windows,
@@ -45,7 +45,7 @@ def calibrate_command(
     slots = [read_task(file) for file in tasks or []] or [bundled_task()]
     if json_path is not None:
         make_folder(json_path)
-    loaded = load_denoiser(denoiser, device=device, dtype=dtype)
+    loaded = load(denoiser, device=device, dtype=dtype)
     found = calibrate(loaded, hidden_windows(loaded, slots, num_windows=windows, seed=seed))
     if json_path is not None:
         figures = {"denoiser": loaded.name, "caches": [asdict(one) for one in found]}

@@ -71,7 +71,7 @@ def probe_command(
     seed: Annotated[int, typer.Option(help="Of the random places.")] = 0,
 ) -> None:
     """Measures how well a denoiser fills windows of held-out text, in nats and in hits."""
-    from dspy_diffusion_infill.denoisers import load_denoiser
+    from dspy_diffusion_infill.denoisers.checkpoints.loading import load
     from dspy_diffusion_infill.training.causal_base import load_causal_base
     from dspy_diffusion_infill.training.probe import (
         causal_probe,
@@ -88,7 +88,7 @@ def probe_command(
     if causal_after is not None:
         starts["causal_text"] = causal_after
     base = load_causal_base(denoiser) if starts else None
-    loaded = load_denoiser(denoiser, device=device, dtype=dtype)
+    loaded = load(denoiser, device=device, dtype=dtype)
     began = time.monotonic()
     figures: dict[str, float | str] = {"denoiser": loaded.name}
     figures |= probe(loaded, windows, seed=seed).figures()

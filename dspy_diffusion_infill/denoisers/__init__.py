@@ -3,8 +3,9 @@
 Importing this package is light: torch is loaded by the first ``load_denoiser``.
 """
 
+import os
+from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
 
 from dspy_diffusion_infill.denoisers.protocol import (
     Denoiser,
@@ -15,9 +16,6 @@ from dspy_diffusion_infill.denoisers.protocol import (
     ScoreRequest,
     SharedContext,
 )
-
-if TYPE_CHECKING:
-    from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
 __all__ = [
     "Denoiser",
@@ -30,42 +28,70 @@ __all__ = [
     "load_denoiser",
 ]
 
+MODEL_VARIABLE = "DSPY_INFILL_MODEL"
+_HERE = {"device": "auto", "dtype": "auto", "revision": None, "quantization": None}
+
 
 def load_denoiser(
-    name_or_path: str | PathLike[str] | None = None,
+    name_or_path: str | PathLike[str] | Sequence[str] | None = None,
     *,
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
     quantization: str | None = None,
-) -> "TransformerDenoiser":
+    token: str | None = None,
+    timeout: float = 600.0,
+) -> Denoiser:
     """Loads a masked diffusion LM, without running the checkpoint's code or asking anything.
 
     Args:
         name_or_path: ``llada``, ``llada-fs-ro``, ``dream``, ``smollm2-fs`` (embedded), a hub id, or
             a folder. None is the ``DSPY_INFILL_MODEL`` variable, else ``llada-fs-ro`` where a GPU
-            has room for it, else ``smollm2-fs``.
+            has room for it, else ``smollm2-fs``. Or what ``dspy-infill serve`` serves: its address
+            (``http://127.0.0.1:8100``), or the addresses of several servers of one denoiser, as a
+            list or with commas.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or a transformers ``device_map`` strategy
             such as ``balanced``.
         dtype: ``auto`` (bfloat16 on GPU, float32 on CPU; the embedded one takes bfloat16 on CPUs
             that multiply it), ``float32``, ``bfloat16`` or ``float16``.
         revision: branch, tag or commit of a hub checkpoint.
         quantization: ``8bit`` or ``4bit`` (bitsandbytes, GPU only), or None.
+        token: of the servers; None is the ``DSPY_INFILL_TOKEN`` variable.
+        timeout: seconds that one answer of a server may take, > 0.
 
     Raises:
         UnknownDenoiserError: the name is none of the above.
         NotMaskedDiffusionError: the checkpoint is of another kind of model.
         MissingMaskTokenError: the checkpoint names no mask token.
-        DenoiserError: the folder holds no weights, or the weights do not fit the config.
+        DenoiserError: the folder holds no weights, or the weights do not fit the config; a server
+            cannot be reached, refuses the token, or is of another version.
         DenoiserMemoryError: the weights do not fit the device.
-        ValueError: an option has none of its values, or a folder is asked for a revision.
+        ValueError: an option has none of its values, a folder is asked for a revision, or a server
+            for what was decided when it was started.
         TypeError: ``name_or_path`` is neither text nor a path.
     """
+    options = {"device": device, "dtype": dtype, "revision": revision, "quantization": quantization}
+    if urls := _addresses(name_or_path):
+        from dspy_diffusion_infill.denoisers.remote.denoiser import RemoteDenoiser
+
+        if options != _HERE:
+            raise ValueError(f"a server was given {', '.join(options)} when it was started")
+        return RemoteDenoiser(urls, token=token, timeout=timeout)
     from dspy_diffusion_infill.denoisers.checkpoints.loading import load
 
     if name_or_path is not None and not isinstance(name_or_path, str | PathLike):
         raise TypeError(
-            f"name_or_path must be a name, a hub id, a folder or None, got {name_or_path!r:.60}"
+            f"name_or_path must be a name, a hub id, a folder, addresses or None, "
+            f"got {name_or_path!r:.60}"
         )
     name = None if name_or_path is None else str(name_or_path)
     return load(name, device=device, dtype=dtype, revision=revision, quantization=quantization)
+
+
+def _addresses(name: str | PathLike[str] | Sequence[str] | None) -> list[str]:
+    """The servers that are meant; empty where a name, a hub id or a folder is."""
+    if name is None:
+        name = os.environ.get(MODEL_VARIABLE, "")
+    if isinstance(name, str):
+        name = name.split(",") if name.startswith(("http://", "https://")) else []
+    return list(name) if isinstance(name, list | tuple) else []

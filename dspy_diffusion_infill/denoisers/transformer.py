@@ -227,7 +227,7 @@ class TransformerDenoiser:
         scores: list[tuple[float, ...]] = [() for _ in requests]
         contexts = [self._checked(request.context) for request in requests]
         for k, logits in self._at(texts, positions, contexts):
-            targets = torch.tensor(list(requests[k].targets), device=logits.device)
+            targets = self._ids(requests[k].targets).to(logits.device)
             log_probs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
             scores[k] = tuple(log_probs.tolist())
         return scores

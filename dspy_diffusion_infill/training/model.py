@@ -22,11 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
 
-from dspy_diffusion_infill.denoisers import load_denoiser
 from dspy_diffusion_infill.denoisers.checkpoints import hub, smollm2
 from dspy_diffusion_infill.denoisers.checkpoints.adapter import ADAPTER_WEIGHTS
 from dspy_diffusion_infill.denoisers.checkpoints.causal import CAUSAL_CLASSES, load_causal
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
+from dspy_diffusion_infill.denoisers.checkpoints.loading import load
 from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, Settings
 from dspy_diffusion_infill.denoisers.checkpoints.reading import read_config
 from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import load_tokenizer
@@ -161,7 +161,7 @@ def _load_base(recipe: Recipe, output: Path) -> TransformerDenoiser:
         name = str(folder)
     else:
         _settings_of(options)  # refuses a base that cannot be trained on before it is loaded
-    return load_denoiser(
+    return load(
         name, device=device, dtype=dtype, revision=revision, quantization=quantization
     )
 

@@ -5,6 +5,7 @@ import os
 
 import torch
 
+from dspy_diffusion_infill.denoisers import MODEL_VARIABLE
 from dspy_diffusion_infill.denoisers.checkpoints import hub
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.hub import CheckpointFiles
@@ -17,7 +18,6 @@ from dspy_diffusion_infill.errors import NotMaskedDiffusionError
 
 logger = logging.getLogger(__name__)
 
-MODEL_VARIABLE = "DSPY_INFILL_MODEL"
 GPU_DEFAULT = "llada-fs-ro"
 _GPU_ROOM_GIB = {None: 20, "8bit": 12, "4bit": 9}
 """Free GPU memory with which an 8B model and its activations fit, by quantization."""
@@ -26,12 +26,12 @@ _GPU_ROOM_GIB = {None: 20, "8bit": 12, "4bit": 9}
 def load(
     name_or_path: str | None,
     *,
-    device: str,
-    dtype: str,
-    revision: str | None,
-    quantization: str | None,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    quantization: str | None = None,
 ) -> TransformerDenoiser:
-    """See ``denoisers.load_denoiser``."""
+    """As ``denoisers.load_denoiser``, but always a denoiser in this process."""
     options = Options(device=device, dtype=dtype, quantization=quantization)
     options.place()  # what cannot be is refused before anything is downloaded
     name, reason = (name_or_path, "as asked") if name_or_path else _default(options)

@@ -1,0 +1,1 @@
+"""A denoiser on another machine: what goes over the wire, and the client. Light: no torch."""
