@@ -2,11 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError
+from dspy.utils.exceptions import (
+    AdapterParseError,
+    LMError,
+    LMInvalidRequestError,
+    LMRateLimitError,
+)
 
+from dspy_diffusion_infill.time_limits import OutOfTimeError
 from dspy_diffusion_infill.usage import Usage, added
 
 Trace = tuple[tuple[Any, Mapping[str, Any], Any], ...]
@@ -21,18 +27,24 @@ class Failure:
         text: the exception's kind and the beginning of what it says, in one line.
         kind: ``"unread"`` where the LM answered, but not in a form that the adapter reads;
             ``"unanswered"`` where an LM gave no answer, whatever it was asked; else ``"raised"``.
+        is_silent: whether this is what a server that is gone looks like: unanswered, and not
+            because it is asked too often. No journal knows it.
     """
 
     text: str
     kind: FailureKind = "raised"
+    is_silent: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """An exception in words."""
         if isinstance(error, AdapterParseError):
             return cls(describe_error(error), "unread")
-        is_unanswered = isinstance(error, LMError) and not isinstance(error, LMInvalidRequestError)
-        return cls(describe_error(error), "unanswered" if is_unanswered else "raised")
+        is_unanswered = isinstance(error, LMError | OutOfTimeError)
+        if not is_unanswered or isinstance(error, LMInvalidRequestError):
+            return cls(describe_error(error))
+        is_silent = not isinstance(error, LMRateLimitError)
+        return cls(describe_error(error), "unanswered", is_silent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ import dspy
 from dspy_diffusion_infill.accounting import Accountant, Accounts, RunRefusedError
 from dspy_diffusion_infill.outcomes import Evaluation, Failure, Outcome, Trace
 from dspy_diffusion_infill.shortening import in_short
+from dspy_diffusion_infill.time_limits import within
 
 Score = Callable[[dspy.Example, Any], float]
 
@@ -49,6 +50,7 @@ def evaluate(
     num_threads: int | None = None,
     max_errors: int | None = None,
     failure_score: float = 0.0,
+    run_timeout: float | None = None,
     accountant: Accountant | None = None,
     known: Mapping[int, Outcome] | None = None,
     on_end: Callable[[int, Outcome], None] | None = None,
@@ -63,6 +65,8 @@ def evaluate(
         max_errors: rows that may raise; None is any number. Answers that the adapter cannot read
             do not count: they are what other instructions may mend.
         failure_score: what a row counts on which the program or the score raised.
+        run_timeout: seconds that the program may take on a row, and the score after it; a row on
+            which one of them takes longer is a failure. None is no limit.
         accountant: may refuse runs; None allows all.
         known: how rows ended, by number, that need no run.
         on_end: is called with the number and outcome of each run as it ends, by several threads,
@@ -72,7 +76,9 @@ def evaluate(
         RunRefusedError: the accountant refused a run; those that were under way have ended.
         TooManyFailuresError: more than ``max_errors`` rows raised.
     """
-    runs = _Runs(program, score, failure_score, max_errors, Accounts(accountant), on_end)
+    runs = _Runs(
+        program, score, failure_score, max_errors, run_timeout, Accounts(accountant), on_end
+    )
     runs.take(examples, known or {})
     runs.check_failures()
     if runs.rows:
@@ -146,6 +152,7 @@ class _Runs:
         score: Score,
         failure_score: float,
         max_errors: int | None,
+        run_timeout: float | None,
         accounts: Accounts,
         on_end: Callable[[int, Outcome], None] | None,
     ) -> None:
@@ -154,6 +161,7 @@ class _Runs:
         self.broken: Exception | None = None
         self._program, self._score, self._on_end = program, score, on_end
         self._failure_score, self._max_errors = failure_score, max_errors
+        self._run_timeout = run_timeout
         self._cause: Exception | None = None
         self._lock = threading.Lock()
         self._this_thread = threading.local()
@@ -253,7 +261,7 @@ class _Runs:
         if error is None:
             try:
                 with self.accounts.tracked():
-                    score = self._score(example, run.prediction)
+                    score = within(self._run_timeout, lambda: self._score(example, run.prediction))
                     return Outcome(score, run.trace, answer=in_short(run.prediction))
             except Exception as raised:
                 error = raised
@@ -275,7 +283,7 @@ class _Runs:
         """One call under a trace of its own."""
         try:
             with dspy.context(trace=[]), self.accounts.tracked() as tracker:
-                prediction = kind.__call__(program, **inputs)
+                prediction = within(self._run_timeout, lambda: kind.__call__(program, **inputs))
                 # DSPy does so itself where no tracker is set.
                 if dspy.settings.track_usage and self.accounts.outer is None:
                     if isinstance(prediction, dspy.Prediction):

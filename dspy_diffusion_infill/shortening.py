@@ -17,11 +17,11 @@ def short(text: str) -> str:
     return text if len(text) <= TEXT_LENGTH else _cut(text, TEXT_LENGTH, 0)
 
 
-def in_short(prediction: Any) -> str:
-    """A prediction as text for people: each output field, cut to ``TEXT_LENGTH`` characters."""
-    if not isinstance(prediction, dspy.Prediction):
-        return short(str(prediction))
-    fields = {name: short(str(value)) for name, value in prediction.items()}
+def in_short(values: Any) -> str:
+    """A prediction or a row as text for people: each field, cut to ``TEXT_LENGTH`` characters."""
+    if not isinstance(values, dspy.Example):
+        return short(str(values))
+    fields = {name: short(str(value)) for name, value in values.items()}
     if len(fields) == 1:
         return next(iter(fields.values()))
     return "\n".join(f"{name}: {text}" for name, text in fields.items())

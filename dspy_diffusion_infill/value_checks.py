@@ -1,5 +1,6 @@
 """Checks of single values that several layers take, each with one wording."""
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -26,6 +27,36 @@ def check_whole(
         raise TypeError(f"{name} must be {allowed}, got {name}={value!r:.60}")
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {name}={value}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    allowed: str,
+    is_allowed: Callable[[float], bool],
+    *,
+    none: str | None = None,
+) -> None:
+    """Raises unless the value is a number in range; a bool is none.
+
+    Args:
+        name: what the error calls the value.
+        value: what was given.
+        allowed: what the error says that it must be.
+        is_allowed: whether a number is.
+        none: what the error says that None stands for; without it, None is refused.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not allowed.
+    """
+    if value is None and none is not None:
+        return
+    wanted = f"{name} must be {allowed}{f', or None for {none}' if none else ''}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{wanted}, got {name}={value!r:.60}")
+    if not is_allowed(value):
+        raise ValueError(f"{wanted}, got {name}={value}")
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -80,11 +80,10 @@ def compiled(
         options.pop("metric", None),
         WordDenoiser(),
         log_dir=folder,
-        num_threads=THREADS,
         display_progress=False,
         prices={"openai/loopback": (0.0, 0.0)},
         seed=3,
-        **{"guidance": None, **SEARCHES[search], **options},
+        **{"num_threads": THREADS, "guidance": None, **SEARCHES[search], **options},
     )
     with dspy.context(lm=answering, adapter=TemplateAdapter()):
         better = optimizer.compile(student or Clues(), ROWS)

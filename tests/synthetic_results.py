@@ -106,6 +106,12 @@ def results_with(trials, text, before, best, calls) -> DetailedResults:
         p_value=0.013,
         answers_before=tuple("Billing, I would say" if not s else "Billing" for s in before),
         answers_after=tuple("Billing" if s else "Shipping and returns" for s in best),
+        inputs=tuple(
+            f"message: Hello, {k} days ago I paid for two and got one\nlanguage: English"
+            if old != new
+            else None
+            for k, (old, new) in enumerate(zip(before, best, strict=True))
+        ),
         refused=tuple(
             Refused(0, "self", 0, 8, "Read the", f" {word}", 0.5, reasons[k % len(reasons)])
             for k, word in enumerate(WORDS * 20)
@@ -145,6 +151,7 @@ def poisoned() -> DetailedResults:
         trials=tuple(replace(one, predictor=POISON, instructions=text) for one in trials),
         answers_before=tuple([text] * len(base.scores_before)),
         answers_after=tuple([POISON] * len(base.scores_before)),
+        inputs=tuple([POISON + text] * len(base.scores_before)),
         refused=tuple(replace(one, old_text=text, new_text=POISON) for one in base.refused),
         settings={"options": {"metric": POISON}, "used": {"lm": [POISON], "program": POISON}},
         denoiser=POISON,

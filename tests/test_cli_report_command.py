@@ -25,6 +25,14 @@ def test_markdown_goes_to_the_terminal_or_into_a_file(tmp_path: Path):
     assert (tmp_path / "x.md").read_text(encoding="utf-8").startswith("## Instructions")
 
 
+def test_texts_of_rows_are_left_out_where_that_is_asked_for(tmp_path: Path):
+    written(tmp_path)
+    files = [tmp_path / f"{name}.html" for name in ("with", "without")]
+    run(tmp_path, "-o", files[0])
+    run(tmp_path, "--no-rows", "-o", files[1])
+    assert ["Billing" in file.read_text(encoding="utf-8") for file in files] == [True, False]
+
+
 def test_open_shows_the_file_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written(tmp_path)
     opened: list[str] = []

@@ -115,6 +115,7 @@ BAD = {
     "examples_per_context": (dict(examples_per_context=(3, 1)), ValueError, "1 <= fewest <= most"),
     "protect": (dict(protect=[3]), TypeError, "protect must hold strings"),
     "no predictors": (dict(predictors=[]), ValueError, "must name at least one predictor"),
+    "no time": (dict(run_timeout=0), ValueError, "run_timeout must be a number of seconds above 0"),
     "max_errors as text": (dict(max_errors="3"), TypeError, "max_errors must be a whole number"),
     "no failure_score": (dict(failure_score="0"), TypeError, "failure_score must be a finite"),
     "half a token": (dict(window=8.5), TypeError, "window must be a whole number of tokens"),

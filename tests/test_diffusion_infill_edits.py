@@ -102,16 +102,16 @@ def test_instructions_that_are_too_long_already_are_refused_before_any_call():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"max_edit_fraction": 2}, "max_edit_fraction must be above 0 and at most 1"),
-        ({"max_growth": 0.5}, "max_growth must be a finite factor of at least 1"),
-        ({"leaks": "drop"}, "leaks must be one of 'refuse', 'show', 'off', got 'drop'"),
-        ({"protect_structure": "no"}, "protect_structure must be one of True, False, got 'no'"),
+        ({"max_edit_fraction": 2}, ValueError, "max_edit_fraction must be above 0 and at most 1"),
+        ({"max_growth": 0.5}, ValueError, "max_growth must be a finite factor of at least 1"),
+        ({"leaks": "drop"}, ValueError, "leaks must be one of 'refuse', 'show', 'off'"),
+        ({"protect_structure": "no"}, TypeError, "protect_structure must be True or False"),
     ],
 )
-def test_a_wrong_option_is_refused_when_it_is_given(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+def test_a_wrong_option_is_refused_when_it_is_given(options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
         DiffusionInfill(**options)
 
 

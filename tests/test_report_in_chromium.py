@@ -19,6 +19,10 @@ pytestmark = pytest.mark.browser
 
 CHROMIUM = shutil.which("chromium")
 RESULTS = synthetic(60)
+SIDEWAYS = """() => [...document.querySelectorAll('main *')]
+    .filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth + 1
+        && getComputedStyle(one).overflowX !== 'visible')
+    .map((one) => one.outerHTML.slice(0, 100))"""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,14 @@ def test_filters_and_sorting_work_by_mouse_and_keyboard(show):
 def test_it_fits_a_phone_and_is_dark_in_the_dark(show):
     tab = show(page(RESULTS), color_scheme="dark", viewport={"width": 375, "height": 800})
     assert tab.evaluate("document.documentElement.scrollWidth") == 375
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    for region in tab.get_by_role("region").all():
+        region.scroll_into_view_if_needed()  # others are not laid out
+        text = region.get_attribute("aria-label")
+        assert region.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0, text
+    assert tab.evaluate(SIDEWAYS) == []
+    tab.get_by_role("button", name="Score").click()
+    assert tab.locator("th[aria-sort]").text_content() == "Score"
     colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", colour))) < 120
     tab.emulate_media(color_scheme="light")
@@ -96,9 +108,10 @@ def test_it_fits_a_phone_and_is_dark_in_the_dark(show):
     assert not tab.locator(".filters").is_visible()
 
 
-def test_axe_finds_nothing_by_day_or_night(show):
+@pytest.mark.parametrize("width", [1280, 375])
+def test_axe_finds_nothing_by_day_or_night(show, width):
     axe = pytest.importorskip("axe_playwright_python", reason="needs the extra browser")
-    tab = show(page(RESULTS), bypass_csp=True)
+    tab = show(page(RESULTS), bypass_csp=True, viewport={"width": width, "height": 800})
     tab.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     tab.add_script_tag(path=Path(axe.__file__).with_name("axe.min.js"))
     for scheme in ("light", "dark"):
@@ -120,7 +133,8 @@ def test_instructions_and_answers_are_shown(show):
     heated = tab.locator("article .text").last.text_content()
     assert heated == TEXT
     assert tab.locator("article del").count() > 0
-    assert "Billing, I would say" in tab.get_by_role("region", name="Rows gained").text_content()
+    changed = tab.get_by_role("region", name="Rows gained").text_content()
+    assert "Billing, I would say" in changed and "days ago I paid for two" in changed
     assert "seed=7" in tab.locator("pre").text_content()
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from markdown_it import MarkdownIt
 from synthetic_results import poisoned, synthetic
 
+from dspy_diffusion_infill.infiller.leaks import Likeness
 from dspy_diffusion_infill.report.markdown import markdown
 from dspy_diffusion_infill.report.page import notebook_html, page
 
@@ -22,6 +23,37 @@ def test_a_kept_edit_is_shown_with_the_example_that_is_nearest_to_it():
         r"<small>nearest to row 3 of the trainset: label “.*?”, 42%</small>", page(RESULTS)
     )
     assert len(shown) == RESULTS.counts.accepted > 0
+
+
+def test_rows_gained_and_lost_are_shown_with_their_inputs_and_answers():
+    results = synthetic(0, num_rows=3)
+    scores = {"scores_before": (0.0, 1.0, 0.5), "scores_after": (1.0, 0.0, 0.5)}
+    texts = {"inputs": ("<i>one</i>", None, None), "answers_before": ("a", "b", "c")}
+    text = page(replace(results, **scores, **texts, answers_after=("d", "e", "f")))
+    rows = re.findall(r"<li>(.*?)(?=<li>|</ul>)", text, re.DOTALL)
+    shown = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
+    assert shown == [
+        "Row 0 gained 0 → 1 Inputs &lt;i&gt;one&lt;/i&gt; Answer before a Answer after d",
+        "Row 1 lost 1 → 0 Inputs not known Answer before b Answer after e",
+    ]
+
+
+def test_without_rows_a_page_holds_no_text_of_them():
+    near = Likeness(3, "label", "Zwiebelfisch", 0.5)
+    copied = replace(RESULTS.refused[3], new_text="Zwiebelfisch")
+    assert copied.reason == "copies_example"
+    results = replace(
+        RESULTS,
+        inputs=tuple(one and "Zwiebelfisch" for one in RESULTS.inputs),
+        answers_before=("Zwiebelfisch",) * 32,
+        answers_after=("Zwiebelfisch",) * 32,
+        trials=tuple(replace(one, nearest=(near, None)) for one in RESULTS.trials),
+        refused=(*RESULTS.refused, copied),
+    )
+    text = page(results, rows=False)
+    assert page(results).count("Zwiebelfisch") > 60 and "Zwiebelfisch" not in text
+    assert "Their texts are left out." in text and "Answer before" not in text
+    assert "nearest to row 3 of the trainset: label “…”, 50%" in text
 
 
 def test_nothing_is_loaded_from_anywhere_and_only_our_script_may_run():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from synthetic_results import synthetic
 from test_callbacks import Raises
-from test_progress import compiled
+from test_progress import ROWS, compiled
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.optimizer.callbacks import EndEvent, StartEvent, TrialEvent
@@ -18,7 +18,7 @@ from dspy_diffusion_infill.optimizer.run_files import (
     read_run,
 )
 
-NOT_COMPARED = ("answers_before", "answers_after", "spent_before", "settings", "versions")
+NOT_COMPARED = ("answers_before", "answers_after", "inputs", "spent_before", "settings", "versions")
 
 
 def assert_alike(read: DetailedResults, written: DetailedResults) -> None:
@@ -34,6 +34,7 @@ def test_the_files_of_a_search_hold_its_records(tmp_path: Path):
     assert len(results.trials) > 1 and len(results.refused) > 0
     assert results.answers_before == ("no idea",) * 5
     assert results.answers_after == ("red", "blue", "green", "grey", "pink")
+    assert results.inputs == tuple(row.text for row in ROWS)
     assert results.settings["options"]["seed"] == 3
     assert results.settings["used"]["lm"] == ["test/rule"]
     assert results.versions["dspy"]

@@ -53,6 +53,23 @@ def test_past_max_errors_an_evaluation_ends_with_what_was_raised():
     assert caught.value.failures == tuple(f"RuntimeError: no answer for {k}" for k in range(2))
 
 
+def test_a_row_whose_run_or_score_takes_too_long_is_a_failure():
+    go_on = threading.Event()
+
+    class Slow(Parity):
+        def forward(self, text):
+            return go_on.wait() if text == "row 1" else super().forward(text)
+
+    def score(example, prediction):
+        return go_on.wait() if example.text == "row 4" else is_right(example, prediction)
+
+    found = evaluate(Slow(), ROWS, score, num_threads=3, run_timeout=1)
+    go_on.set()
+    assert found.scores == (1, 0, 1, 1, 0, 1)
+    assert found.failures == ("OutOfTimeError: no answer within 1 s",) * 2
+    assert found.num_unanswered == 2
+
+
 def test_equal_rows_are_each_run_and_scored_with_their_own_label():
     text = "row 3"
     rows = [dspy.Example(text=text, label=label).with_inputs("text") for label in (1, 0, 1)]

@@ -29,17 +29,20 @@ def report(
     format: Annotated[Format, typer.Option(help="Page, or text for a pull request.")] = Format.html,
     open: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Serve it while the search runs.")] = False,
+    rows: Annotated[
+        bool, typer.Option("--rows/--no-rows", help="Inputs and answers of rows, or none.")
+    ] = True,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --watch; 0 is a free one.")] = 0,
 ) -> None:
     """Shows what a search did: instructions, scores, trials, rows, cost."""
     if watch:
         if output is not None or format is not Format.html:
             raise ValueError("--watch serves the page: leave --output and --format out")
-        _watch(log_dir, port=port, is_opened=open)
+        _watch(log_dir, port=port, is_opened=open, rows=rows)
         return
     from dspy_diffusion_infill.report.writing import report_of
 
-    text = report_of(log_dir, format.value)
+    text = report_of(log_dir, format.value, rows=rows)
     if output is None and format is Format.md and not open:
         typer.echo(text.decode(), nl=False)
         return
@@ -53,7 +56,7 @@ def report(
         webbrowser.open(path.resolve().as_uri())
 
 
-def _watch(folder: Path, *, port: int, is_opened: bool) -> None:
+def _watch(folder: Path, *, port: int, is_opened: bool, rows: bool) -> None:
     try:
         from dspy_diffusion_infill.report.watch import watch
     except ImportError as error:
@@ -67,6 +70,6 @@ def _watch(folder: Path, *, port: int, is_opened: bool) -> None:
             webbrowser.open(address)
 
     try:
-        watch(folder, port=port, on_ready=on_ready)
+        watch(folder, port=port, on_ready=on_ready, rows=rows)
     except OSError as error:
         raise ValueError(f"--port {port}: {error.strerror or error}") from error

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rapidfuzz.distance import Levenshtein
 
-from dspy_diffusion_infill.value_checks import check_whole
+from dspy_diffusion_infill.value_checks import check_number, check_whole
 from dspy_diffusion_infill.words import words_of
 
 BoundReason = Literal["edited_too_much", "too_long", "grew_too_much"]
@@ -33,7 +33,13 @@ class Bounds:
     max_growth: float | None = None
 
     def __post_init__(self) -> None:
-        _check("max_edit_fraction", self.max_edit_fraction, "above 0 and at most 1", _is_share)
+        check_number(
+            "max_edit_fraction",
+            self.max_edit_fraction,
+            "above 0 and at most 1",
+            lambda share: 0 < share <= 1,
+            none="no bound",
+        )
         check_whole(
             "max_instruction_tokens",
             self.max_instruction_tokens,
@@ -41,7 +47,13 @@ class Bounds:
             unit="tokens",
             optional=True,
         )
-        _check("max_growth", self.max_growth, "a finite factor of at least 1", _is_factor)
+        check_number(
+            "max_growth",
+            self.max_growth,
+            "a finite factor of at least 1",
+            lambda factor: 1 <= factor < math.inf,
+            none="no bound",
+        )
 
     def check_original(self, name: str, num_tokens: int) -> None:
         """Raises ValueError if the instructions with which a search begins are too long.
@@ -79,24 +91,6 @@ class Bounds:
             if num_tokens(text) > self.max_growth * num_tokens(original):
                 return "grew_too_much"
         return None
-
-
-def _check(name: str, value: Any, allowed: str, is_allowed: Callable[[float], bool]) -> None:
-    if value is None:
-        return
-    wanted = f"{name} must be {allowed}, or None for no bound"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{wanted}, got {name}={value!r:.60}")
-    if not is_allowed(value):
-        raise ValueError(f"{wanted}, got {name}={value}")
-
-
-def _is_share(value: float) -> bool:
-    return 0 < value <= 1
-
-
-def _is_factor(value: float) -> bool:
-    return 1 <= value < math.inf
 
 
 NO_BOUNDS = Bounds()

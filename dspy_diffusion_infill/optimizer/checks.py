@@ -16,7 +16,7 @@ from dspy_diffusion_infill.optimizer.options import CHOICES, RUNS_PER_ROW, Auto
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.programs import is_awaitable_only, signature_of
-from dspy_diffusion_infill.value_checks import check_whole
+from dspy_diffusion_infill.value_checks import check_number, check_whole
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -209,22 +209,14 @@ def check_max_errors(max_errors: Any) -> int | None:
 
 def check_amount(name: str, amount: Any, *, unit: str) -> float | None:
     """Raises unless it is None or a finite number of the unit, above 0."""
-    if amount is None:
-        return None
-    wanted = f"{name} must be a number of {unit} above 0, or None for no cap"
-    if isinstance(amount, bool) or not isinstance(amount, int | float):
-        raise TypeError(f"{wanted}, got {name}={amount!r:.60}")
-    if not 0 < amount < math.inf:
-        raise ValueError(f"{wanted}, got {name}={amount}")
-    return float(amount)
+    allowed = f"a number of {unit} above 0"
+    check_number(name, amount, allowed, lambda given: 0 < given < math.inf, none="no cap")
+    return None if amount is None else float(amount)
 
 
 def check_share(name: str, share: Any) -> float:
     """Raises unless it is a number from 0 to a half."""
-    if isinstance(share, bool) or not isinstance(share, int | float):
-        raise TypeError(f"{name} must be a number from 0 to 0.5, got {name}={share!r:.60}")
-    if not 0 <= share <= 0.5:
-        raise ValueError(f"{name} must be from 0 to 0.5, got {name}={share}")
+    check_number(name, share, "a number from 0 to 0.5", lambda given: 0 <= given <= 0.5)
     return float(share)
 
 

@@ -1,7 +1,7 @@
 """From a search to the program that ``compile`` returns, with its records."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from dspy_diffusion_infill.programs import (
     instructions_of,
     with_instructions,
 )
+from dspy_diffusion_infill.shortening import in_short
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ def records_of(search: Search) -> DetailedResults:
         protected=search.protected,
         answers_before=_answers(search, baseline, search.start),
         answers_after=_answers(search, search.best, search.instructions()),
+        inputs=_inputs_of_changed(search.plan.valset, baseline.scores, search.best.scores),
         refused=tuple(search.refused),
         spent_before=search.spent_before,
         settings=search.settings,
@@ -151,6 +153,23 @@ def _answers(
     except (DataError, OSError) as error:
         logger.debug("answers are not kept: %s", error)
     return known
+
+
+def _inputs_of_changed(
+    rows: Sequence[dspy.Example], before: Scores, after: Scores
+) -> tuple[str | None, ...]:
+    return tuple(
+        _shown(row) if old != new else None
+        for row, old, new in zip(rows, before, after, strict=False)
+    )
+
+
+def _shown(row: dspy.Example) -> str | None:
+    """The inputs in short; None where a value of the user's has no text."""
+    try:
+        return in_short(row.inputs())
+    except Exception:
+        return None
 
 
 def _candidates(search: Search) -> list[dict[str, Any]]:

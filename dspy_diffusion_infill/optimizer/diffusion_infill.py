@@ -102,6 +102,7 @@ class DiffusionInfill(Teleprompter):
         validation_lm: dspy.BaseLM | None = None,
         num_threads: int | None = None,
         max_errors: int | None = None,
+        run_timeout: float | None = None,
         failure_score: float | None = None,
         acceptance: Acceptance | None = None,
         seed: int = 0,
@@ -179,6 +180,8 @@ class DiffusionInfill(Teleprompter):
             num_threads: threads of ``dspy.Evaluate``.
             max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
                 Answers that the adapter cannot parse count as failures, but not against this limit.
+            run_timeout: seconds that the program may take on an example, and the metric after it.
+                One that takes longer is a failure; None is no limit.
             failure_score: what a failing example scores; None is 0, or the lowest score that the
                 metric has given where that is below 0.
             acceptance: decides whether a trial is kept. None is the metric; on a tie, likelihood.
@@ -199,7 +202,6 @@ class DiffusionInfill(Teleprompter):
         """
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
-        self.denoiser = denoiser
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
         checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_validated=num_validated)
         checks.check_counts(
@@ -216,14 +218,14 @@ class DiffusionInfill(Teleprompter):
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
         checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
-        checks.check_choices(leaks=leaks, protect_structure=protect_structure)
+        checks.check_choices(leaks=leaks)
         checks.check_order_options(order, parents=parents, patience=patience)
         self.order, self.validation, self.examples = order, validation, examples
-        self.parents, self.patience = parents, patience
+        self.parents, self.patience, self.leaks = parents, patience, leaks
         self.holdout = checks.check_share("holdout", holdout)
         self.predictors = checks.check_names(predictors)
         self.protect = checks.check_protect(protect)
-        self.protect_structure, self.leaks = protect_structure, leaks
+        self.protect_structure = check_flag("protect_structure", protect_structure)
         self.max_edit_fraction, self.max_growth = max_edit_fraction, max_growth
         self.max_instruction_tokens = max_instruction_tokens
         _ = self.bounds  # out of range is an error here
@@ -232,9 +234,10 @@ class DiffusionInfill(Teleprompter):
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
         self.max_errors = checks.check_max_errors(max_errors)
+        self.run_timeout = checks.check_amount("run_timeout", run_timeout, unit="seconds")
         self.failure_score = checks.check_failure_score(failure_score)
         self.seed = checks.check_seed(seed)
-        self.log_dir, self.display_progress = log_dir, display_progress
+        self.denoiser, self.log_dir, self.display_progress = denoiser, log_dir, display_progress
         self.search_callbacks = check_callbacks(callbacks)  # `callbacks` is DSPy's own attribute
         self._loaded: tuple[str | None, Denoiser] | None = None
 
@@ -296,9 +299,10 @@ class DiffusionInfill(Teleprompter):
             ValueError: data without inputs or labels, unknown predictor, no LM, caps that do not
                 cover the first evaluation, an LM without the price that ``max_cost`` needs, a
                 ``log_dir`` of another search or in use: all before any call.
-            TooManyErrors: more than ``max_errors`` examples of one evaluation failed; holds the
-                best program so far. So does whatever else ends the search, Ctrl-C and SIGTERM
-                included: in its attributes ``best_program`` and ``detailed_results``.
+            TooManyErrors: more than ``max_errors`` examples of one evaluation failed, or no LM
+                answers any more; holds the best program so far. So does whatever else ends the
+                search, Ctrl-C and SIGTERM included: in its attributes ``best_program`` and
+                ``detailed_results``.
             OSError: ``log_dir`` cannot be written.
         """
         started = time.monotonic()
@@ -364,6 +368,7 @@ class DiffusionInfill(Teleprompter):
                 metric=self.metric,
                 num_threads=self.num_threads,
                 max_errors=self.max_errors,
+                run_timeout=self.run_timeout,
                 failure_score=self.failure_score,
                 caps=Caps(**self._named(Caps)),
                 auto=self.auto,

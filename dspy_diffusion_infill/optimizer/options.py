@@ -26,7 +26,6 @@ CHOICES: Mapping[str, Any] = {
     "examples": ExampleDraw,
     "parents": Parents,
     "leaks": Leaks,
-    "protect_structure": Literal[True, False],
 }
 """The options that have a few values each."""
 Auto = Literal["light", "medium", "heavy"]
@@ -107,6 +106,7 @@ class Scoring:
             trace; higher is better. None is exact match, until a plan is made.
         num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
         max_errors: failures that one evaluation tolerates; None is DSPy's setting.
+        run_timeout: seconds that a run may take; None is no limit.
         failure_score: what a row that raised counts; None is 0, or the lowest score that the metric
             has given where that is below 0.
         caps: what may be spent over all evaluations.
@@ -117,6 +117,7 @@ class Scoring:
     metric: Callable[..., Any] | None
     num_threads: int | None = None
     max_errors: int | None = None
+    run_timeout: float | None = None
     failure_score: float | None = None
     caps: Caps = field(default_factory=Caps)
     auto: Auto | None = None

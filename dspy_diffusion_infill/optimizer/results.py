@@ -201,6 +201,8 @@ class DetailedResults:
         answers_before: what the student answered to each row: its output fields, each cut to 200
             characters, or the beginning of what was raised. None where it is not known any more.
         answers_after: what the best program answered.
+        inputs: of each row whose score has changed the inputs, each field cut to 200 characters;
+            None for the others.
         refused: the last 2,000 proposals that a check dropped, each with the reason.
         spent_before: what the search had taken before the first trial.
         settings: the options and the models, as plain values.
@@ -235,25 +237,27 @@ class DetailedResults:
     )
     answers_before: tuple[str | None, ...] = field(default=(), compare=False)
     answers_after: tuple[str | None, ...] = field(default=(), compare=False)
+    inputs: tuple[str | None, ...] = field(default=(), compare=False)
     refused: tuple[Refused, ...] = ()
     spent_before: Spent = field(default=Spent(), compare=False)
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
     versions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
-    def report(self, path: str | PathLike[str]) -> Path:
+    def report(self, path: str | PathLike[str], *, rows: bool = True) -> Path:
         """Writes the report: one HTML page that needs no network, or Markdown for ``*.md``.
 
-        The page holds instructions and, shortened, answers of the program.
+        The page holds instructions and, shortened, inputs and answers of rows.
 
         Args:
             path: of the file; its folder must exist.
+            rows: False leaves all texts of rows out.
 
         Returns:
             The path.
         """
         from dspy_diffusion_infill.report.writing import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, rows=rows)
 
     def _repr_html_(self) -> str:
         from dspy_diffusion_infill.report.page import notebook_html

@@ -73,6 +73,12 @@ class JournaledRuns:
         self._failed = {n: one for n, one in self.known.items() if one.failure is not None}
         self._is_given_up = self._has_warned = False
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What was raised so far, in words."""
+        failures = [outcome.failure for outcome in list(self._failed.values())]
+        return tuple(failure.text for failure in failures if failure is not None)
+
     def put(self, number: int, outcome: Outcome) -> None:
         """Writes how the run of a row ended.
 

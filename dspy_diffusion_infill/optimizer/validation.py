@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dspy
@@ -13,8 +14,9 @@ from dspy_diffusion_infill.optimizer.budget import Budget, BudgetSpentError
 from dspy_diffusion_infill.optimizer.checks import num_positional
 from dspy_diffusion_infill.optimizer.options import Scoring
 from dspy_diffusion_infill.optimizer.run_journal import JournaledRuns
+from dspy_diffusion_infill.optimizer.silence import Silence
 from dspy_diffusion_infill.optimizer.trace_json import TraceJson
-from dspy_diffusion_infill.outcomes import Evaluation
+from dspy_diffusion_infill.outcomes import Evaluation, Outcome
 from dspy_diffusion_infill.runs import TooManyFailuresError, as_float, evaluate
 
 __all__ = ["BudgetSpentError", "Validator"]
@@ -39,6 +41,7 @@ class Validator:
         self._under_way: list[JournaledRuns] = []
         self._unanswered: list[JournaledRuns] = []
         self._num_unanswered = 0
+        self._silence = Silence(self.budget.clock)
         self._arguments = num_positional(scoring.metric)
 
     @property
@@ -82,7 +85,7 @@ class Validator:
             BudgetSpentError: a cap was reached; before any call, where that can be told.
             TooManyFailuresError: more than ``max_errors`` rows raised, those of the race before
                 them included, or no LM answered for more than ``max_errors`` runs of whole
-                evaluations, one after another.
+                evaluations, one after another, or for longer than ``Silence`` allows.
         """
         runs = JournaledRuns(journal, key, len(rows), about=about, traces=traces)
         if len(runs.known) < len(rows):
@@ -157,9 +160,10 @@ class Validator:
                 num_threads=self.scoring.num_threads,
                 max_errors=self._max_errors,
                 failure_score=self.scoring.failure_score or 0.0,
+                run_timeout=self.scoring.run_timeout,
                 accountant=self.budget,
                 known=runs.known,
-                on_end=runs.put,
+                on_end=partial(self._ended, runs),
             )
         except RunRefusedError as error:
             raise BudgetSpentError(self.budget.in_words()) from error
@@ -168,6 +172,12 @@ class Validator:
             raise
         self._count(found)
         return self._below_all(found)
+
+    def _ended(self, runs: JournaledRuns, number: int, outcome: Outcome) -> None:
+        """Writes how the run of a row ended; raises TooManyFailuresError where the LM is gone."""
+        runs.put(number, outcome)
+        if reason := self._silence.reason_to_end(outcome):
+            raise TooManyFailuresError(reason, runs.failures)
 
     def _count(self, evaluation: Evaluation) -> None:
         self.failure_kinds.update(evaluation.failures)

@@ -22,6 +22,7 @@ from dspy_diffusion_infill.report.charts import (
     score_chart,
     spend_chart,
 )
+from dspy_diffusion_infill.report.privacy import without_rows
 from dspy_diffusion_infill.report.snippet import snippet
 from dspy_diffusion_infill.report.story import (
     DROPS,
@@ -41,13 +42,15 @@ _MOST_CHANGED = 400  # rows gained and lost that are listed
 _MOST_CELLS = 64  # rows of a valset that a trial shows one by one
 
 
-def page(results: DetailedResults, *, watched: bool = False) -> str:
+def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) -> str:
     """The whole page.
 
     Args:
         results: of a search, ended or not.
         watched: the page asks its server for what is new.
+        rows: whether it holds texts of rows.
     """
+    results = results if rows else without_rows(results)
     told = told_trials(results)
     gained, lost = changed_rows(results)
     listed = gained[:_MOST_CHANGED], lost[:_MOST_CHANGED]
@@ -61,6 +64,7 @@ def page(results: DetailedResults, *, watched: bool = False) -> str:
             style=Markup(style),
             script=Markup(script),
             watched=watched,
+            has_texts=rows,
             duration=_duration(results.seconds),
             predictors=[_predictor(results, told, name) for name in results.instructions_before],
             scores=score_chart(results, told),

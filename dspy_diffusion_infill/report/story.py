@@ -196,6 +196,7 @@ class RowChange:
         number: of the row in the valset, from 0.
         before: its score under the student.
         after: its score under the best program.
+        inputs: of the row, shortened; None where they are not known.
         answer_before: what the student answered, shortened; None where it is not known.
         answer_after: what the best program answered.
     """
@@ -203,6 +204,7 @@ class RowChange:
     number: int
     before: float
     after: float
+    inputs: str | None
     answer_before: str | None
     answer_after: str | None
 
@@ -210,7 +212,14 @@ class RowChange:
 def changed_rows(results: DetailedResults) -> tuple[list[RowChange], list[RowChange]]:
     """(the rows that were gained, the rows that were lost), in order."""
     rows = [
-        RowChange(k, old, new, _at(results.answers_before, k), _at(results.answers_after, k))
+        RowChange(
+            k,
+            old,
+            new,
+            _at(results.inputs, k),
+            _at(results.answers_before, k),
+            _at(results.answers_after, k),
+        )
         for k, (old, new) in enumerate(
             zip(results.scores_before, results.scores_after, strict=False)
         )
@@ -219,5 +228,5 @@ def changed_rows(results: DetailedResults) -> tuple[list[RowChange], list[RowCha
     return gained, [row for row in rows if row.after < row.before - _EQUAL]
 
 
-def _at(answers: Sequence[str | None], number: int) -> str | None:
-    return answers[number] if number < len(answers) else None
+def _at(texts: Sequence[str | None], number: int) -> str | None:
+    return texts[number] if number < len(texts) else None

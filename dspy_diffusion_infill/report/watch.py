@@ -37,13 +37,14 @@ _WAITING = (
 _POLL = 1.0  # seconds between two looks at the folder
 
 
-def watch(folder: Path, *, port: int, on_ready: Callable[[str], None]) -> None:
+def watch(folder: Path, *, port: int, on_ready: Callable[[str], None], rows: bool = True) -> None:
     """Serves until Ctrl-C.
 
     Args:
         folder: the ``log_dir`` of a search that may not have begun yet.
         port: 0 takes a free one.
         on_ready: called with the address.
+        rows: whether the page holds texts of rows.
 
     Raises:
         OSError: the port is taken.
@@ -52,20 +53,22 @@ def watch(folder: Path, *, port: int, on_ready: Callable[[str], None]) -> None:
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((LOOPBACK, port))
-        app = application(folder, token, is_over=lambda: server.should_exit)
+        app = application(folder, token, is_over=lambda: server.should_exit, rows=rows)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
         on_ready(f"http://{LOOPBACK}:{bound.getsockname()[1]}/{token}/")
         server.run(sockets=[bound])
 
 
-def application(folder: Path, token: str, *, is_over: Callable[[], bool]) -> Starlette:
+def application(
+    folder: Path, token: str, *, is_over: Callable[[], bool], rows: bool = True
+) -> Starlette:
     """The page at ``/TOKEN/``, and news of it at ``/TOKEN/events`` until all is over."""
 
     def show(request: Request) -> Response:
         if not (folder / RUN_FILE).exists():
             return HTMLResponse(_WAITING, headers=_HEADERS)
         try:
-            return HTMLResponse(report_of(folder, watched=True), headers=_HEADERS)
+            return HTMLResponse(report_of(folder, watched=True, rows=rows), headers=_HEADERS)
         except DataError as error:
             return Response(str(error), 500, _HEADERS, "text/plain")
 

@@ -1,4 +1,4 @@
-"""Compiles on a loopback LM that fails in four of five calls, and on one that dies on the way.
+"""Compiles on a loopback LM that fails in four of five calls, and on some that die on the way.
 
 ``python tests/benchmarks/failures.py`` takes some minutes, as DSPy's own retries wait in between.
 """
@@ -69,15 +69,24 @@ def compile_flaky(*, hang: float, **options: Any) -> dict[str, Any]:
     return {**found, "unanswered": sum(score != FAILED for score in scores) - answered}
 
 
-def seconds_after_death(call: int, **options: Any) -> float:
-    """Seconds from the death of an LM after so many calls to the end of the compile."""
+def seconds_after_death(call: int, *, hangs: bool = False, **options: Any) -> float:
+    """Seconds from the death of an LM after so many calls to the end of the compile.
+
+    Args:
+        call: number of the call.
+        hangs: whether calls from then on are taken and never answered, or else refused.
+        options: of the compile.
+    """
     with ExitStack() as stack:
         died: list[float] = []
 
         def dies(number: int, body: dict[str, Any]) -> str:
             if number == call:
                 died.append(time.monotonic())
-                threading.Thread(target=stack.close).start()
+                if not hangs:
+                    threading.Thread(target=stack.close).start()
+            if hangs and number >= call:
+                threading.Event().wait()
             return Killer()(number, body)
 
         server = stack.enter_context(loopback(dies))
@@ -94,7 +103,12 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, default=180)
     parser.add_argument("--timeout", type=float, default=10, help="of the LM's client")
     options = parser.parse_args()
-    print(f"a dead LM: the compile ends after {seconds_after_death(40):.0f} s")
+    for threads in (4, 1):
+        for hangs in (False, True):
+            limit = {"run_timeout": 15} if hangs else {}
+            seconds = seconds_after_death(40, hangs=hangs, num_threads=threads, **limit)
+            kind = "hangs (run_timeout=15)" if hangs else "refuses"
+            print(f"an LM that {kind}, {threads} threads: the compile ends after {seconds:.0f} s")
     started = time.monotonic()
     found = compile_flaky(
         hang=options.hang, lm={"timeout": options.timeout}, max_seconds=options.max_seconds
