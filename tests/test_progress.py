@@ -52,6 +52,18 @@ def test_the_bar_shows_calls_the_best_score_and_calls_left(capsys: pytest.Captur
     assert all(int(calls) + int(left) == 20 for calls, _, _, left in shown)
 
 
+def test_a_wide_terminal_shows_window_money_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    prices = {"test/rule": (1000.0, 1000.0)}
+    compiled(max_metric_calls=20, max_seconds=600, prices=prices, display_progress=True)
+    *_, last = stderr(capsys).strip().splitlines()
+    words = r"0\.04\d\d USD, at most \d+ s more, in self: “[\w …]{8,24}”"
+    assert re.search(words, last), last
+    assert re.search(r"\d\d:\d\d<", last), "tqdm's own time left"
+
+
 def test_the_rate_leaves_out_the_calls_that_were_made_before_the_bar(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from dspy_diffusion_infill.outcomes import Outcome
 
-FEWEST_RUNS = 7
-"""One thread makes them in 49 s where an LM refuses at once: DSPy tries a call four times and waits
-7 s in between. Where each fifth run fails, so many in a row are one chance in 80,000."""
+FEWEST_RUNS = 6
+"""One thread makes them in 42 s where an LM refuses at once: DSPy tries a call four times and waits
+7 s in between. Where each fifth run fails, so many in a row are one chance in 15,000."""
 
 LONGEST_SECONDS = 25.0
 """From the end of the first such run. Several threads have so many runs sooner."""
