@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+from pathlib import Path
 
 import dspy
 import pytest
@@ -18,8 +19,10 @@ from dspy_diffusion_infill import jsonl
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer import plan
+from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
 
 SMALL = {"max_metric_calls": 24}
+UNWRITABLE = Path("/sys/kernel")
 
 
 def lines_of(folder) -> list[str]:
@@ -143,6 +146,14 @@ def test_a_log_dir_that_is_no_folder_is_refused_before_any_call(tmp_path):
     assert engine.prompts == [] and (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.skipif(not UNWRITABLE.is_dir(), reason="needs a folder that root cannot write either")
+def test_a_log_dir_that_cannot_be_written_is_refused_before_any_call():
+    lm, engine = rule_lm(answer_if_told_briefly)
+    with pytest.raises(OSError, match=f"'{UNWRITABLE}/journal.lock'"):
+        compile_with(lm=lm, log_dir=UNWRITABLE)
+    assert engine.prompts == []
+
+
 def test_a_second_compile_in_the_folder_is_refused_and_the_first_goes_on(tmp_path):
     refused = []
 
@@ -199,6 +210,21 @@ def test_sigterm_is_as_ctrl_c_and_the_search_goes_on_in_the_folder(tmp_path):
     assert caught.value.detailed_results.end_reason == "interrupted"
     assert 0 < len(caught.value.detailed_results.trials) < len(whole.trials)
     assert compile_with(log_dir=tmp_path, sweeps=1).detailed_results.trials == whole.trials
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_folder_has_the_best_program(tmp_path):
+    class Impatient(SearchCallback):
+        def on_best(self, event):
+            signal.raise_signal(signal.SIGINT)
+
+        def on_end(self, event):
+            raise KeyboardInterrupt("a second time")
+
+    with pytest.raises(KeyboardInterrupt, match="a second time"):
+        compile_with(log_dir=tmp_path, sweeps=1, callbacks=[Impatient()])
+    loaded = program()
+    loaded.load(str(tmp_path / "best_program.json"))
+    assert loaded.signature.instructions != TASK
 
 
 def test_compile_runs_beside_the_main_thread_and_leaves_signals_alone(tmp_path):
