@@ -103,6 +103,14 @@ def test_an_lm_that_fails_once_in_five_runs_is_never_given_up():
     assert seconds_of(0.8, 50) == 200 * RETRIES
 
 
+def test_a_limit_that_no_run_reaches_changes_nothing():
+    free, bounded = (
+        compile_with(max_metric_calls=24, num_threads=2, run_timeout=limit).detailed_results
+        for limit in (None, 600)
+    )
+    assert bounded == free and free.lm_tokens == 2 * 24
+
+
 def test_a_run_that_hangs_ends_the_search_with_its_best_program():
     calls, go_on = [], threading.Event()
 

@@ -28,7 +28,8 @@ class MLflowCallback(SearchCallback):
         """Imports MLflow.
 
         Args:
-            report: keep the HTML report as an artifact; it holds instructions and answers.
+            report: keep the HTML report as an artifact; it holds instructions, and inputs and
+                answers of rows.
 
         Raises:
             ImportError: MLflow is not installed.
