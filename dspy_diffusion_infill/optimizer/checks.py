@@ -165,8 +165,10 @@ def check_order_options(order: str, *, parents: str, patience: int | None) -> No
             )
 
 
-def check_guidance(guidance: Any) -> Guidance:
-    """Raises ValueError if it is a text other than "auto"."""
+def check_guidance(guidance: Any, *, signal: str = "likelihood") -> Guidance:
+    """Raises ValueError if it is a text other than "auto", or None beside a signal for it."""
+    if guidance is None and signal != "likelihood":
+        raise ValueError(f"signal={signal!r} is what guidance goes by, and guidance is None")
     if isinstance(guidance, str) and guidance != "auto":
         raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
     return guidance

@@ -29,7 +29,7 @@ from dspy_diffusion_infill.optimizer.endings import (
 )
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
-from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.guidance import Guidance, Signal
 from dspy_diffusion_infill.optimizer.holdout import score_holdout
 from dspy_diffusion_infill.optimizer.options import (
     Auto,
@@ -98,6 +98,7 @@ class DiffusionInfill(Teleprompter):
         max_growth: float | None = None,
         leaks: Leaks = "refuse",
         guidance: Guidance = "auto",
+        signal: Signal = "likelihood",
         filters: bool = True,
         validation_lm: dspy.BaseLM | None = None,
         num_threads: int | None = None,
@@ -172,6 +173,8 @@ class DiffusionInfill(Teleprompter):
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
                 program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
                 used as it is; None, with ``filters=False``, is the paper's.
+            signal: ``"contrast"`` screens by the gold responses against the wrong answers that the
+                best programs gave to the same rows; ``"likelihood"`` by the gold responses alone.
             filters: drop proposals that are worthless by what they say, before any call: degenerate
                 text, text copied from an example, some labels of several. False tries them too.
             validation_lm: the LM that trials are run with, in place of the program's own, which the
@@ -202,10 +205,8 @@ class DiffusionInfill(Teleprompter):
         self.denoiser = denoiser
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
         checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_validated=num_validated)
-        checks.check_counts(
-            optional=True, max_metric_calls=max_metric_calls, max_lm_tokens=max_lm_tokens
-        )
-        checks.check_counts(optional=True, num_threads=num_threads, patience=patience)
+        checks.check_counts(optional=True, max_metric_calls=max_metric_calls, patience=patience)
+        checks.check_counts(optional=True, max_lm_tokens=max_lm_tokens, num_threads=num_threads)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
         self.examples_per_context, self.num_threads = examples_per_context, num_threads
@@ -216,7 +217,7 @@ class DiffusionInfill(Teleprompter):
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
         checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
-        checks.check_choices(leaks=leaks, protect_structure=protect_structure)
+        checks.check_choices(leaks=leaks, protect_structure=protect_structure, signal=signal)
         checks.check_order_options(order, parents=parents, patience=patience)
         self.order, self.validation, self.examples = order, validation, examples
         self.parents, self.patience = parents, patience
@@ -227,7 +228,7 @@ class DiffusionInfill(Teleprompter):
         self.max_edit_fraction, self.max_growth = max_edit_fraction, max_growth
         self.max_instruction_tokens = max_instruction_tokens
         _ = self.bounds  # out of range is an error here
-        self.guidance: Guidance = checks.check_guidance(guidance)
+        self.guidance, self.signal = checks.check_guidance(guidance, signal=signal), signal
         self.filters = check_flag("filters", filters)
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)

@@ -10,7 +10,7 @@ from dspy_diffusion_infill.infiller.bounds import NO_BOUNDS, Bounds
 from dspy_diffusion_infill.infiller.leaks import Leaks
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.budget import Caps
-from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.guidance import Guidance, Signal
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.windows import Masking
@@ -25,6 +25,7 @@ CHOICES: Mapping[str, Any] = {
     "validation": Validation,
     "examples": ExampleDraw,
     "parents": Parents,
+    "signal": Signal,
     "leaks": Leaks,
     "protect_structure": Literal[True, False],
 }
@@ -53,6 +54,7 @@ class SearchOptions:
         examples_per_context: (fewest, most) worked examples that the denoiser sees.
         sampling: how the denoiser fills masks.
         guidance: ``"auto"``, a scorer, or None for the paper's procedure.
+        signal: what guidance goes by: ``contrast`` sets gold responses against wrong answers.
         filters: whether worthless proposals are dropped by what they say; False is the paper's.
         acceptance: decides whether a trial is kept; None is ``MetricFirst``.
         order: which window is masked next: ``left_to_right`` is the paper's.
@@ -75,6 +77,7 @@ class SearchOptions:
     sampling: Sampling
     guidance: Guidance
     acceptance: Acceptance | None
+    signal: Signal = "likelihood"
     filters: bool = True
     order: Order = "left_to_right"
     validation: Validation = "full"
@@ -95,7 +98,10 @@ class SearchOptions:
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
         plain += [self.order, self.validation, self.examples, self.parents, self.patience]
         plain += [self.protect_structure, self.leaks, self.filters, *astuple(self.bounds)]
-        return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
+        plain += [describe(self.maskings, "masking"), describe(self.protect, "protect")]
+        later = {"signal": (self.signal, "likelihood")}
+        added = {name: value for name, (value, default) in later.items() if value != default}
+        return [*plain, added] if added else plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

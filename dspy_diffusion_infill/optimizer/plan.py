@@ -27,6 +27,7 @@ from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.spending import Spending
 from dspy_diffusion_infill.optimizer.targets import Target
+from dspy_diffusion_infill.optimizer.trace_json import TraceJson
 from dspy_diffusion_infill.optimizer.traces import Worked, make_slots
 from dspy_diffusion_infill.protection import Protection, generated_text
 from dspy_diffusion_infill.windows import Window, take_marks
@@ -83,6 +84,15 @@ class Plan:
     def baseline_is_traced(self) -> bool:
         """Whether the runs that score the student give the traces too."""
         return self.teacher is None and self.valset is self.trainset
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether guidance sets gold responses against wrong answers."""
+        return self.guide is not None and self.options.signal == "contrast"
+
+    def traces_of(self, runner: dspy.Module) -> TraceJson:
+        """How traces of its runs over the trainset are journaled."""
+        return TraceJson(self.base, runner, self.names, self.trainset)
 
     @property
     def first_calls(self) -> int:

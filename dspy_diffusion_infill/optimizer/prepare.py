@@ -61,6 +61,11 @@ def prepare(
     outputs = output_fields(base)
     # 3. The metric, the rows that take no part, and what guides the search and decides.
     scoring = _complete(scoring, options, outputs, rows, val)
+    if options.signal == "contrast" and val is not rows:
+        raise ValueError(
+            "signal='contrast' needs the trainset as the valset: wrong answers are known for rows "
+            "that are scored, and guidance looks at the trainset; leave valset out"
+        )
     kept, held = split_holdout(val, options.holdout, seed=options.seed)
     rows, val = kept if val is rows else rows, kept
     denoiser = load()
