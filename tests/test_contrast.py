@@ -106,7 +106,7 @@ class OnlyAgainstPink(WordCountScorer):
 
 
 def test_contrast_tries_what_makes_wrong_answers_less_likely_where_likelihood_tries_nothing():
-    alone = compile_with(says_pink, guidance=OnlyAgainstPink()).detailed_results
+    alone = compile_with(says_pink, guidance=OnlyAgainstPink(), sweeps=1).detailed_results
     both = compile_with(says_pink, guidance=OnlyAgainstPink(), signal="contrast").detailed_results
     # "pink" is the gold response of row 4, of which no run is wrong
     assert alone.trials == () or all("only" not in t.new_text for t in alone.trials)

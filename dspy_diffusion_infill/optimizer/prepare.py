@@ -61,11 +61,6 @@ def prepare(
     outputs = output_fields(base)
     # 3. The metric, the rows that take no part, and what guides the search and decides.
     scoring = _complete(scoring, options, outputs, rows, val)
-    if options.signal == "contrast" and val is not rows:
-        raise ValueError(
-            "signal='contrast' needs the trainset as the valset: wrong answers are known for rows "
-            "that are scored, and guidance looks at the trainset; leave valset out"
-        )
     kept, held = split_holdout(val, options.holdout, seed=options.seed)
     rows, val = kept if val is rows else rows, kept
     denoiser = load()
@@ -107,7 +102,16 @@ def _complete(
     rows: Sequence[dspy.Example],
     val: Sequence[dspy.Example],
 ) -> Scoring:
-    """The scoring with a metric, and with a budget where the order needs one to end."""
+    """The scoring with a metric, and with a budget where the order needs one to end.
+
+    Raises:
+        ValueError: a metric or a signal that these rows do not allow.
+    """
+    if options.signal == "contrast" and val is not rows:
+        raise ValueError(
+            "signal='contrast' needs the trainset as the valset: wrong answers are known for rows "
+            "that are scored, and guidance looks at the trainset; leave valset out"
+        )
     data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
     default = None if options.order == "left_to_right" else "light"
     return with_metric(scoring.for_rows(len(val), default=default), outputs, data)
