@@ -101,6 +101,7 @@ class DiffusionInfill(Teleprompter):
         signal: Signal = "likelihood",
         filters: bool = True,
         validation_lm: dspy.BaseLM | None = None,
+        num_repeats: int = 1,
         num_threads: int | None = None,
         max_errors: int | None = None,
         failure_score: float | None = None,
@@ -179,6 +180,8 @@ class DiffusionInfill(Teleprompter):
                 text, text copied from an example, some labels of several. False tries them too.
             validation_lm: the LM that trials are run with, in place of the program's own, which the
                 result has again; None is the program's own.
+            num_repeats: runs of each row, at least 1, whose mean is its score: for an LM whose
+                temperature is above 0. Each is a program run of the budget.
             num_threads: threads of ``dspy.Evaluate``.
             max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
                 Answers that the adapter cannot parse count as failures, but not against this limit.
@@ -204,12 +207,13 @@ class DiffusionInfill(Teleprompter):
         self.metric = None if metric is None else checks.check_metric(metric)
         self.denoiser = denoiser
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
-        checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_validated=num_validated)
+        checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_repeats=num_repeats)
+        checks.check_counts(num_validated=num_validated)
         checks.check_counts(optional=True, max_metric_calls=max_metric_calls, patience=patience)
         checks.check_counts(optional=True, max_lm_tokens=max_lm_tokens, num_threads=num_threads)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
-        self.examples_per_context, self.num_threads = examples_per_context, num_threads
+        self.examples_per_context, self.num_repeats = examples_per_context, num_repeats
         self.sampling = checks.check_sampling(sampling, steps=steps, temperature=temperature)
         self.max_metric_calls, self.max_lm_tokens = max_metric_calls, max_lm_tokens
         self.auto: Auto | None = checks.check_auto(auto, max_metric_calls=max_metric_calls)
@@ -232,7 +236,7 @@ class DiffusionInfill(Teleprompter):
         self.filters = check_flag("filters", filters)
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
-        self.max_errors = checks.check_max_errors(max_errors)
+        self.num_threads, self.max_errors = num_threads, checks.check_max_errors(max_errors)
         self.failure_score = checks.check_failure_score(failure_score)
         self.seed = checks.check_seed(seed)
         self.log_dir, self.display_progress = log_dir, display_progress
@@ -363,6 +367,7 @@ class DiffusionInfill(Teleprompter):
             load=self._denoiser,
             scoring=Scoring(
                 metric=self.metric,
+                num_repeats=self.num_repeats,
                 num_threads=self.num_threads,
                 max_errors=self.max_errors,
                 failure_score=self.failure_score,

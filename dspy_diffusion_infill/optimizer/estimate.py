@@ -95,7 +95,7 @@ def _sweeps(plan: Plan, targets: Sequence[Target]) -> _Counted:
     tried = options.num_proposals
     if plan.guide is not None:
         tried = min(tried, options.num_validated)
-    runs = plan.first_calls + len(windows) * tried * len(plan.valset) + plan.last_calls
+    runs = plan.first_calls + len(windows) * tried * plan.num_runs(plan.valset) + plan.last_calls
     steps = plan.infiller.sampling.steps
     passes = sum(min(steps, _most_masks(plan, *one)) for one in windows)
     return _Counted(len(windows), _at_most(runs, plan.scoring.caps.max_metric_calls), passes)
@@ -108,8 +108,8 @@ def _moves(plan: Plan, targets: Sequence[Target]) -> _Counted:
     if not targets:
         return _Counted(0, around, 0)
     is_whole = plan.options.validation == "full"
-    rows = len(plan.valset) if is_whole else smallest_race(plan.valset)
-    moves = math.ceil((runs - around) / rows)
+    rows = plan.valset if is_whole else plan.valset[: smallest_race(plan.valset)]
+    moves = math.ceil((runs - around) / plan.num_runs(rows))
     return _Counted(moves, runs, moves * min(plan.infiller.sampling.steps, MOST_MASKS))
 
 

@@ -60,6 +60,7 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
             _TRACED,
             about=_TRACED,
             traces=plan.traces_of(runner),
+            is_repeated=False,
         )
     worked = work_examples(plan.base, plan.names, plan.trainset, traced, names_in_traces(runner))
     return FirstEvaluation(baseline, worked, is_traced=True)

@@ -111,6 +111,7 @@ class Scoring:
     Attributes:
         metric: called as metric(example, prediction), or with a third None where it requires a
             trace; higher is better. None is exact match, until a plan is made.
+        num_repeats: runs of each row, whose mean is its score; at least 1.
         num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
         max_errors: failures that one evaluation tolerates; None is DSPy's setting.
         failure_score: what a row that raised counts; None is 0, or the lowest score that the metric
@@ -121,6 +122,7 @@ class Scoring:
     """
 
     metric: Callable[..., Any] | None
+    num_repeats: int = 1
     num_threads: int | None = None
     max_errors: int | None = None
     failure_score: float | None = None

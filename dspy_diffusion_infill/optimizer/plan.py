@@ -98,12 +98,16 @@ class Plan:
     def first_calls(self) -> int:
         """Program runs before the first trial."""
         more = self.traces_wanted and not self.baseline_is_traced
-        return len(self.valset) + (len(self.trainset) if more else 0)
+        return self.num_runs(self.valset) + (len(self.trainset) if more else 0)
 
     @property
     def last_calls(self) -> int:
         """Program runs after the last trial: student and result on what was held out."""
-        return 2 * len(self.holdout)
+        return 2 * self.num_runs(self.holdout)
+
+    def num_runs(self, rows: Sequence[object]) -> int:
+        """Program runs that score these rows."""
+        return len(rows) * self.scoring.num_repeats
 
     def targets(self, worked: Worked) -> dict[str, Target]:
         """The predictors to search over, at the start, with these worked examples."""
@@ -142,7 +146,9 @@ class Plan:
         Raises:
             ValueError: the program, the metric, a row or a masking cannot be described.
         """
+        repeats = self.scoring.num_repeats
         return {
+            **({"num_repeats": repeats} if repeats > 1 else {}),
             "version": version("dspy-diffusion-infill"),
             "program": key_of(dict(self.before), describe_program(self.base)),
             "teacher": key_of(describe_program(self.teacher)),

@@ -1,7 +1,7 @@
 """Checks everything that a search works with and gathers it in a plan, before anything is paid."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dspy
@@ -16,6 +16,7 @@ from dspy_diffusion_infill.optimizer.holdout import split_holdout
 from dspy_diffusion_infill.optimizer.metrics import with_metric
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.repeats import check_noise
 from dspy_diffusion_infill.optimizer.spending import check_caps, spending_of
 from dspy_diffusion_infill.optimizer.traces import needs_traces, work_examples
 from dspy_diffusion_infill.programs import base_of, output_fields
@@ -58,14 +59,13 @@ def prepare(
     )
     # 2. The program that trials change, and its instructions.
     base, names, before = base_of(student, options.predictors, validation_lm)
-    outputs = output_fields(base)
     # 3. The metric, the rows that take no part, and what guides the search and decides.
-    scoring = _complete(scoring, options, outputs, rows, val)
+    scoring = _complete(scoring, options, base, rows, val)
     kept, held = split_holdout(val, options.holdout, seed=options.seed)
     rows, val = kept if val is rows else rows, kept
     denoiser = load()
     guide = guide_for(base, names[0], options.guidance, denoiser)
-    labels = labels_of_rows(val, outputs) if guide is not None else None
+    labels = labels_of_rows(val, output_fields(base)) if guide is not None else None
     # 4. What runs cost: those of the student, and of a teacher where rows lack labels.
     wanted = needs_traces(base, names, rows)
     programs = [base, teacher] if teacher is not None and wanted else [base]
@@ -98,15 +98,17 @@ def prepare(
 def _complete(
     scoring: Scoring,
     options: SearchOptions,
-    outputs: Iterable[str],
+    base: dspy.Module,
     rows: Sequence[dspy.Example],
     val: Sequence[dspy.Example],
 ) -> Scoring:
     """The scoring with a metric, and with a budget where the order needs one to end.
 
     Raises:
-        ValueError: a metric or a signal that these rows do not allow.
+        ValueError: a metric or a signal that these rows do not allow, or repeats of runs that
+            cannot differ.
     """
+    check_noise(base, scoring.num_repeats)
     if options.signal == "contrast" and val is not rows:
         raise ValueError(
             "signal='contrast' needs the trainset as the valset: wrong answers are known for rows "
@@ -114,7 +116,7 @@ def _complete(
         )
     data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
     default = None if options.order == "left_to_right" else "light"
-    return with_metric(scoring.for_rows(len(val), default=default), outputs, data)
+    return with_metric(scoring.for_rows(len(val), default=default), output_fields(base), data)
 
 
 def _check_contexts(plan: Plan) -> None:
