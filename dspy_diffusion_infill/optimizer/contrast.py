@@ -33,7 +33,7 @@ def wrong_answers(
     for example in slot.examples:
         if example.row is None or is_right(evaluation.scores[example.row], *bounds):
             continue
-        call = last_calls(evaluation.traces[example.row] or (), names).get(slot.name)
+        call = last_calls(evaluation.traces[example.row] or (), names).get(slot.part.predictor)
         answer = None if call is None else _wrong(slot, example, call)
         if answer is not None:
             found[example.row] = tuple(dict.fromkeys((*found.get(example.row, ()), answer)))
@@ -50,7 +50,7 @@ def _wrong(slot: Slot, example: WorkedExample, call: Call) -> str | None:
         inputs={name: inputs[name] for name in example.inputs},
         outputs={name: outputs[name] for name in example.outputs},
     )
-    text = slot.signature.instructions
+    text = slot.own_text
     *prompt, gold = render_messages(slot, text, [example])
     *asked, answer = render_messages(slot, text, [given])
     return answer["content"] if asked == prompt and answer != gold else None

@@ -51,6 +51,7 @@ from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.optimizer.settings import settings_of
 from dspy_diffusion_infill.optimizer.validation import Validator
+from dspy_diffusion_infill.programs import Parts
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.value_checks import check_flag
 from dspy_diffusion_infill.windows import Masking
@@ -91,6 +92,7 @@ class DiffusionInfill(Teleprompter):
         patience: int | None = None,
         holdout: float = 0.0,
         predictors: Sequence[str] | None = None,
+        parts: Sequence[Parts] = ("instructions",),
         protect: Protect = (),
         protect_structure: bool = True,
         max_edit_fraction: float | None = None,
@@ -161,6 +163,8 @@ class DiffusionInfill(Teleprompter):
             holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
                 result are scored on it once at the end, within the caps.
             predictors: names of the predictors to optimise; None is all.
+            parts: which texts of them are edited; ``"field_descriptions"`` and ``"prefixes"`` are
+                those of output fields, where the adapter shows them.
             protect: strings and regular expressions that are never masked, beside placeholders,
                 field names and what stands between ``[[keep]]`` and ``[[/keep]]``.
             protect_structure: never mask code blocks, tables, JSON, tags, addresses and numbers
@@ -226,7 +230,7 @@ class DiffusionInfill(Teleprompter):
         self.order, self.validation, self.examples = order, validation, examples
         self.parents, self.patience = parents, patience
         self.holdout = checks.check_share("holdout", holdout)
-        self.predictors = checks.check_names(predictors)
+        self.predictors, self.parts = checks.check_names(predictors), checks.check_parts(parts)
         self.protect = checks.check_protect(protect)
         self.protect_structure, self.leaks = protect_structure, leaks
         self.max_edit_fraction, self.max_growth = max_edit_fraction, max_growth

@@ -58,12 +58,13 @@ def estimate(plan: Plan) -> CostEstimate:
     targets = list(plan.targets(plan.labelled).values())
     caps, num_proposals = plan.scoring.caps, plan.options.num_proposals
     counted = _sweeps(plan, targets) if _is_in_sweeps(plan) else _moves(plan, targets)
+    predictors = {target.slot.part.predictor: target for target in targets}.values()
     scored = counted.moves * num_proposals + len(targets)
     return CostEstimate(
         num_windows=sum(len(plan.windows(target)) for target in targets),
         metric_calls=counted.runs,
         lm_calls=counted.runs * len(plan.base.predictors()),
-        lm_tokens=_at_most(counted.runs * sum(map(_prompt_tokens, targets)), caps.max_lm_tokens),
+        lm_tokens=_at_most(counted.runs * sum(map(_prompt_tokens, predictors)), caps.max_lm_tokens),
         denoiser_passes=counted.passes * num_proposals + scored * _passes_a_text(plan),
         cost=_cost(plan, counted.runs),
         seconds=caps.max_seconds,

@@ -116,8 +116,10 @@ class Guide:
     def _examples(self, slot: Slot) -> list[Slot]:
         """The slot with each of the examples alone that are scored."""
         if slot.name not in self._fitted:
-            self._fitted[slot.name] = self._fit(slot)
-        return self._fitted[slot.name]
+            self._fitted[slot.name] = self._fit(replace(slot, others={}))
+        if not slot.others:
+            return self._fitted[slot.name]
+        return [replace(one, others=slot.others) for one in self._fitted[slot.name]]
 
     def _fit(self, slot: Slot) -> list[Slot]:
         """The slot with each of its examples alone, as much of it as fits the scorer's context."""
@@ -147,7 +149,7 @@ class Guide:
         """
         smaller, room = single, 0.0
         for smaller, _ in ever_smaller(single):
-            room = self._room(_pair(smaller, single.signature.instructions))
+            room = self._room(_pair(smaller, single.own_text))
             if room >= _ROOM_TO_GROW:
                 break
         return smaller if room >= 0 else None
@@ -156,7 +158,8 @@ class Guide:
         """The wrong answers to the slot's only example that fit around the program's own text."""
         row = single.examples[0].row
         answers = () if row is None else wrong.get(row, ())
-        pair = _pair(single, single.signature.instructions) if answers else None
+        single = replace(single, others={})
+        pair = _pair(single, single.own_text) if answers else None
         return [one for one in answers if pair and self._room(replace(pair, response=one)) >= 0]
 
     def _room(self, pair: ScoredPair) -> float:

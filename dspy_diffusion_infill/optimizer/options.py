@@ -12,6 +12,7 @@ from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.budget import Caps
 from dspy_diffusion_infill.optimizer.guidance import Guidance, Signal
 from dspy_diffusion_infill.optimizer.prices import Price
+from dspy_diffusion_infill.programs import Parts
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.windows import Masking
 
@@ -51,6 +52,7 @@ class SearchOptions:
         bounds: how far the sum of all edits may go.
         seed: decides every random choice.
         predictors: names of the predictors to optimise; None is all.
+        parts: which texts of them are edited.
         examples_per_context: (fewest, most) worked examples that the denoiser sees.
         sampling: how the denoiser fills masks.
         guidance: ``"auto"``, a scorer, or None for the paper's procedure.
@@ -77,6 +79,7 @@ class SearchOptions:
     sampling: Sampling
     guidance: Guidance
     acceptance: Acceptance | None
+    parts: tuple[Parts, ...] = ("instructions",)
     signal: Signal = "likelihood"
     filters: bool = True
     order: Order = "left_to_right"
@@ -99,7 +102,10 @@ class SearchOptions:
         plain += [self.order, self.validation, self.examples, self.parents, self.patience]
         plain += [self.protect_structure, self.leaks, self.filters, *astuple(self.bounds)]
         plain += [describe(self.maskings, "masking"), describe(self.protect, "protect")]
-        later = {"signal": (self.signal, "likelihood")}
+        later = {
+            "signal": (self.signal, "likelihood"),
+            "parts": (self.parts, ("instructions",)),
+        }
         added = {name: value for name, (value, default) in later.items() if value != default}
         return [*plain, added] if added else plain
 

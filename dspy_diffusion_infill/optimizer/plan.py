@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dspy_diffusion_infill.optimizer.spending import Spending
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.trace_json import TraceJson
 from dspy_diffusion_infill.optimizer.traces import Worked, make_slots
+from dspy_diffusion_infill.programs import Part
 from dspy_diffusion_infill.protection import Protection, generated_text
 from dspy_diffusion_infill.windows import Window, take_marks
 
@@ -50,7 +51,8 @@ class Plan:
         valset: what programs are scored on; the very trainset where they are equal.
         holdout: rows that take no part in the search; the result is scored on them at the end.
         names: the predictors to optimise.
-        before: the student's instructions, marks included, by predictor name.
+        before: the student's instructions, and other texts that are edited, marks included, by
+            the name of their ``Part``.
         infiller: makes proposals.
         guide: likelihood guidance; None is the paper's procedure.
         acceptance: decides whether a trial is kept.
@@ -110,10 +112,13 @@ class Plan:
         return len(rows) * self.scoring.num_repeats
 
     def targets(self, worked: Worked) -> dict[str, Target]:
-        """The predictors to search over, at the start, with these worked examples."""
+        """The texts to search over, at the start, with these worked examples."""
         agents = generated_text(self.base)
-        targets = {}
-        for name, slot in make_slots(self.base, worked).items():
+        targets, slots = {}, make_slots(self.base, worked)
+        for name, part in ((name, Part.named(name)) for name in self.before):
+            if part.predictor not in slots or part.kind not in self.options.parts:
+                continue
+            slot = replace(slots[part.predictor], name=name)
             text, marked = take_marks(self.before[name])
             protection = Protection(
                 signature=slot.signature,

@@ -157,7 +157,7 @@ class Search:
             temperature: in place of the sampling's.
         """
         pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
-        parts = ("proposals", target.name, target.text, pieces, sweep)
+        parts = ("proposals", target.name, target.text, pieces, sweep, *_beside(target))
         if (known := self.journal.read(key_of(*parts), _FILLS.validate_python)) is None:
             options = self.plan.options
             seed = random.Random(f"{options.seed}/{parts}").randrange(2**31)
@@ -203,7 +203,8 @@ class Search:
             parent: the instructions of the program that they change; None is the best one.
         """
         if self.plan.guide is not None and proposals:
-            self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
+            texts = [proposal.instructions for proposal in proposals]
+            self._log_likelihoods(self.targets[target.name], texts)
         old = self.instructions() if parent is None else parent
         return [Candidate((proposal,), old) for proposal in proposals]
 
@@ -293,8 +294,8 @@ class Search:
     def _take(self, candidate: Candidate, evaluation: Evaluation) -> None:
         """Makes a candidate the best program."""
         self.best = evaluation
-        for name, text in candidate.texts.items():
-            self.targets[name].text = text
+        for target in self.targets.values():
+            target.move_to(candidate.texts)
         for proposal in candidate.proposals:
             target = self.targets[proposal.predictor]
             if target.marked is not None:
@@ -325,13 +326,14 @@ class Search:
     def _pool(self, target: Target) -> str:
         """Of the contexts: another one for other instructions, and after so many trials."""
         epoch = len(self.trials) // _TRIALS_PER_POOL
-        return f"{self.plan.options.seed}/{target.name}/{target.text}/{epoch}"
+        names = "/".join([target.name, target.text, *target.slot.others.values()])
+        return f"{self.plan.options.seed}/{names}/{epoch}"
 
     def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[LogLikelihoods]:
         """Of the gold responses under each text; from the journal where it has them."""
         assert self.plan.guide is not None
         wrong = self.wrong.get(target.name, {})
-        known_by = [wrong] if wrong else []
+        known_by = [*([wrong] if wrong else []), *_beside(target)]
         keys = [key_of("likelihood", target.name, text, *known_by) for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if not self._has(key)}
         if new:
@@ -345,6 +347,11 @@ class Search:
 
     def _has(self, key: str) -> bool:
         return self.journal.get(key) is not None
+
+
+def _beside(target: Target) -> list[Mapping[str, str]]:
+    """What keys say of the predictor's other texts: nothing where they are the student's."""
+    return [target.slot.others] if target.slot.others else []
 
 
 def _length(texts: Mapping[str, str]) -> int:
