@@ -9,6 +9,9 @@ from dspy_diffusion_infill.optimizer.racing import is_right
 from dspy_diffusion_infill.optimizer.traces import Call, last_calls
 from dspy_diffusion_infill.outcomes import Evaluation
 
+MOST_WRONG = 3
+"""Wrong answers to a row that are kept: the newest ones."""
+
 
 def wrong_answers(
     slot: Slot,
@@ -36,7 +39,8 @@ def wrong_answers(
         call = last_calls(evaluation.traces[example.row] or (), names).get(slot.part.predictor)
         answer = None if call is None else _wrong(slot, example, call)
         if answer is not None:
-            found[example.row] = tuple(dict.fromkeys((*found.get(example.row, ()), answer)))
+            known = dict.fromkeys((*found.get(example.row, ()), answer))
+            found[example.row] = tuple(known)[-MOST_WRONG:]
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
+from dspy_diffusion_infill.optimizer.contrast import MOST_WRONG
 from dspy_diffusion_infill.optimizer.neighbourhoods import MOST_MASKS
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.racing import smallest_race
@@ -136,7 +137,8 @@ def _passes_a_text(plan: Plan) -> int:
     """Denoiser passes that guidance takes to score one text; traced rows give an example each."""
     if plan.guide is None or not isinstance(scorer := plan.guide.scorer, DenoiserScorer):
         return 0
-    return min(len(plan.trainset), plan.guide.max_examples) * (scorer.num_samples or 1)
+    responses = 1 + MOST_WRONG if plan.contrasts else 1
+    return min(len(plan.trainset), plan.guide.max_examples) * (scorer.num_samples or 1) * responses
 
 
 def _prompt_tokens(target: Target) -> int:

@@ -19,15 +19,16 @@ def repeat(program: dspy.Module, number: int) -> Iterator[None]:
         program: no other thread may use it meanwhile.
         number: of the repeat; 0 changes nothing, so that a first run may come from DSPy's cache.
     """
-    lms = {predictor: predictor.lm for predictor in all_predictors(program).values()}
+    predictors = list(all_predictors(program).values()) if number else []
+    lms = [predictor.lm for predictor in predictors]
     try:
-        for predictor in lms if number else ():
+        for predictor in predictors:
             if (lm := _noisy_lm(predictor)) is not None:
                 first = lm.kwargs.get("rollout_id") or 0
                 predictor.lm = lm.copy(rollout_id=first + number)
         yield
     finally:
-        for predictor, lm in lms.items():
+        for predictor, lm in zip(predictors, lms, strict=True):
             predictor.lm = lm
 
 
