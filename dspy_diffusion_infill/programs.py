@@ -69,7 +69,8 @@ class Part:
         """The signature with another text, to the character."""
         if self.kind == "instructions":
             return signature_with(signature, text)
-        changed = signature.with_updated_fields(self.field, **{_OF_FIELDS[self.kind][1]: text})
+        extra: dict[str, Any] = {_OF_FIELDS[self.kind][1]: text}
+        changed = signature.with_updated_fields(self.field, **extra)
         return signature_with(changed, signature.instructions)
 
 
