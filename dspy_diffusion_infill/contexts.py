@@ -14,7 +14,7 @@ from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.programs import signature_with
+from dspy_diffusion_infill.programs import Part, signature_with
 from dspy_diffusion_infill.shortening import shorter, size_of
 from dspy_diffusion_infill.template_adapter import TemplateAdapter, field_lines
 from dspy_diffusion_infill.windows import Window
@@ -49,16 +49,17 @@ class WorkedExample:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One predictor's instructions, and all that is needed to render them.
+    """One text of a predictor, mostly its instructions, and all that is needed to render it.
 
     Attributes:
-        name: the predictor's name in the program.
-        signature: its signature; the instructions in it are replaced at rendering.
+        name: the predictor's name in the program; of another text than instructions its own.
+        signature: the predictor's; the text in it is replaced at rendering.
         adapter: the program's adapter.
         examples: worked examples with gold or traced responses.
         demos: the predictor's own demos, which its prompts hold too.
         in_pairs: whether the instructions are stated with the first example alone, before a
             template's further examples; for ``TemplateAdapter``.
+        others: the predictor's other texts where they are not the signature's any more, by name.
     """
 
     name: str
@@ -67,6 +68,24 @@ class Slot:
     examples: tuple[WorkedExample, ...]
     demos: tuple[Mapping[str, Any], ...] = field(default=())
     in_pairs: bool = False
+    others: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def part(self) -> Part:
+        """Which text of the program it is."""
+        return Part.named(self.name)
+
+    @property
+    def own_text(self) -> str:
+        """The text that the program came with."""
+        return self.part.text_in(self.signature)
+
+    def signature_with(self, text: str) -> type[dspy.Signature]:
+        """The predictor's signature with this text, and the others as they are now."""
+        signature = self.signature
+        for name, other in self.others.items():
+            signature = Part.named(name).put(signature, other)
+        return self.part.put(signature, text)
 
 
 def render_messages(
@@ -79,12 +98,23 @@ def render_messages(
     """
     if slot.in_pairs and len(examples) > 1:
         return _messages_in_pairs(slot, instructions, examples)
-    signature = signature_with(slot.signature, instructions)
-    demos = [dict(demo) for demo in slot.demos] + [example.as_demo() for example in examples[:-1]]
+    signature = slot.signature_with(instructions)
+    demos = [example.as_demo() for example in examples[:-1]]
     last = examples[-1]
-    messages = slot.adapter.format(signature, demos, dict(last.inputs))
+    messages = render_prompt(slot, signature, last.inputs, demos)
     response = render_response(slot, signature, last)
-    return [_plain(message) for message in messages] + [{"role": "assistant", "content": response}]
+    return [*messages, {"role": "assistant", "content": response}]
+
+
+def render_prompt(
+    slot: Slot,
+    signature: type[dspy.Signature],
+    inputs: Mapping[str, Any],
+    demos: Sequence[Mapping[str, Any]] = (),
+) -> list[Message]:
+    """The messages that the adapter sends for these inputs, after the slot's demos and others."""
+    shown = [dict(demo) for demo in (*slot.demos, *demos)]
+    return [_plain(message) for message in slot.adapter.format(signature, shown, dict(inputs))]
 
 
 def _messages_in_pairs(

@@ -1,9 +1,11 @@
-"""Copies of programs, and their instructions."""
+"""Copies of programs, and the texts in them that may be edited."""
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import dspy
 from pydantic.fields import FieldInfo
@@ -18,6 +20,83 @@ _RIDERS = (
     "trial_logs",
     "prompt_model_total_calls",
 )
+
+Parts = Literal["instructions", "field_descriptions", "prefixes"]
+"""The kinds of texts of a predictor that may be edited."""
+# What the name of a text calls its kind, and DSPy's name for it.
+_OF_FIELDS: Mapping[Parts, tuple[str, str]] = {
+    "field_descriptions": ("description", "desc"),
+    "prefixes": ("prefix", "prefix"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which text of a program.
+
+    Attributes:
+        predictor: the predictor's name in the program.
+        kind: which of its texts.
+        field: the output field that the text is of; empty for instructions.
+    """
+
+    predictor: str
+    kind: Parts = "instructions"
+    field: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> "Part":
+        """The part of that ``name``."""
+        for kind, (word, _) in _OF_FIELDS.items():
+            if found := re.fullmatch(rf"(.*): {word} of (\w+)", name, re.DOTALL):
+                return cls(found[1], kind, found[2])
+        return cls(name)
+
+    @property
+    def name(self) -> str:
+        """The predictor's for its instructions, else as ``"self: description of answer"``."""
+        if self.kind == "instructions":
+            return self.predictor
+        return f"{self.predictor}: {_OF_FIELDS[self.kind][0]} of {self.field}"
+
+    def text_in(self, signature: type[dspy.Signature]) -> str:
+        """The text."""
+        if self.kind == "instructions":
+            return signature.instructions
+        return _field_text(signature.output_fields[self.field], self.kind)
+
+    def put(self, signature: type[dspy.Signature], text: str) -> type[dspy.Signature]:
+        """The signature with another text, to the character."""
+        if self.kind == "instructions":
+            return signature_with(signature, text)
+        extra: dict[str, Any] = {_OF_FIELDS[self.kind][1]: text}
+        changed = signature.with_updated_fields(self.field, **extra)
+        return signature_with(changed, signature.instructions)
+
+
+def parts_of(program: dspy.Module, kinds: Iterable[Parts]) -> Iterator[Part]:
+    """The texts of all predictors that may be edited, but for their instructions.
+
+    A description that nobody wrote is none: DSPy's stands for the field's name and is never shown.
+    """
+    for name, predictor in program.named_predictors():
+        for field, info in signature_of(predictor).output_fields.items():
+            for kind in kinds:
+                text = "" if kind == "instructions" else _field_text(info, kind)
+                if text and text != f"${{{field}}}":
+                    yield Part(name, kind, field)
+
+
+def texts_of(program: dspy.Module, names: Iterable[str]) -> dict[str, str]:
+    """The texts of these parts, by name."""
+    signatures = {name: signature_of(one) for name, one in program.named_predictors()}
+    parts = {name: Part.named(name) for name in names}
+    return {name: part.text_in(signatures[part.predictor]) for name, part in parts.items()}
+
+
+def _field_text(field: FieldInfo, kind: Parts) -> str:
+    extra = cast("dict[str, Any]", field.json_schema_extra)  # DSPy's fields have both
+    return str(extra[_OF_FIELDS[kind][1]])
 
 
 def signature_of(predictor: Any) -> type[dspy.Signature]:
@@ -60,11 +139,18 @@ def instructions_of(program: dspy.Module) -> dict[str, str]:
 
 
 def with_instructions(program: dspy.Module, changes: Mapping[str, str]) -> dspy.Module:
-    """A copy of the program in which the named predictors have new instructions."""
-    changed = copy_program(program)
+    """A copy of the program in which the named parts have new texts.
+
+    Args:
+        program: stays as it is.
+        changes: by ``Part.name``, which for instructions is the predictor's. Others are left out.
+    """
+    changed, parts = copy_program(program), [Part.named(name) for name in changes]
     for name, predictor in changed.named_predictors():
-        if name in changes:
-            predictor.signature = signature_with(signature_of(predictor), changes[name])
+        for part in parts:
+            if part.predictor == name:
+                text = changes[part.name]
+                predictor.signature = part.put(signature_of(predictor), text)
     return changed
 
 
@@ -135,17 +221,23 @@ def give_back_lms(program: dspy.Module, original: dspy.Module) -> None:
 
 
 def base_of(
-    student: dspy.Module, names: Sequence[str] | None, lm: dspy.BaseLM | None
+    student: dspy.Module,
+    names: Sequence[str] | None,
+    lm: dspy.BaseLM | None,
+    kinds: Sequence[Parts] = ("instructions",),
 ) -> tuple[dspy.Module, list[str], dict[str, str]]:
-    """(a copy that is to be changed, the predictors to optimise, instructions with their marks).
+    """(a copy that is to be changed, the predictors to optimise, texts with their marks).
 
-    The copy asks ``lm``, or the student's LMs where that is None, and has no marks.
+    The copy asks ``lm``, or the student's LMs where that is None, and has no marks. The texts are
+    the instructions of all predictors, and of the predictors to optimise the others of ``kinds``.
 
     Raises:
         ValueError: a name is no predictor of the program, the program has none, or the marks in
             some instructions are wrong.
     """
     chosen, before = chosen_predictors(student, names), instructions_of(student)
+    others = [part.name for part in parts_of(student, kinds) if part.predictor in chosen]
+    before |= texts_of(student, others)
     bound = student if lm is None else bound_to(student, lm)
     unmarked = {name: _without_marks(name, text) for name, text in before.items()}
     return with_instructions(bound, unmarked), chosen, before

@@ -5,7 +5,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dspy_diffusion_infill.errors import ContextTooLongError
 from dspy_diffusion_infill.optimizer.candidates import Candidate
@@ -200,7 +200,7 @@ class Adaptive:
         search = self.search
         parent = search.pool.draw(self._rng).texts
         name = self._rng.choice(sorted(parent))
-        target = replace(search.targets[name], text=parent[name])
+        target = search.targets[name].among(parent)
         windows = self._windows(target, self._rng.randint(0, self._level))
         if not windows:
             return []

@@ -15,7 +15,7 @@ from dspy_diffusion_infill.optimizer.guidance import Guidance
 from dspy_diffusion_infill.optimizer.options import CHOICES, RUNS_PER_ROW, Auto
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
-from dspy_diffusion_infill.programs import is_awaitable_only, signature_of
+from dspy_diffusion_infill.programs import Parts, is_awaitable_only, signature_of
 from dspy_diffusion_infill.value_checks import check_number, check_whole
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
 
@@ -165,8 +165,10 @@ def check_order_options(order: str, *, parents: str, patience: int | None) -> No
             )
 
 
-def check_guidance(guidance: Any) -> Guidance:
-    """Raises ValueError if it is a text other than "auto"."""
+def check_guidance(guidance: Any, *, signal: str = "likelihood") -> Guidance:
+    """Raises ValueError if it is a text other than "auto", or None beside a signal for it."""
+    if guidance is None and signal != "likelihood":
+        raise ValueError(f"signal={signal!r} is what guidance goes by, and guidance is None")
     if isinstance(guidance, str) and guidance != "auto":
         raise ValueError(f'guidance must be "auto", None or a scorer, got {guidance!r}')
     return guidance
@@ -348,6 +350,14 @@ def check_names(names: Any) -> tuple[str, ...] | None:
     if not (listed := tuple(names)):
         raise ValueError("predictors must name at least one predictor, or be None for all, got []")
     return listed
+
+
+def check_parts(parts: Any) -> tuple[Parts, ...]:
+    """The kinds of texts that are edited, as a tuple."""
+    known = get_args(Parts)
+    if isinstance(parts, str) or not parts or any(one not in known for one in parts):
+        raise ValueError(f"parts must be a list of some of {list(known)}, got {parts!r:.80}")
+    return tuple(parts)
 
 
 def check_protect(protect: Any) -> tuple[str | re.Pattern[str], ...]:

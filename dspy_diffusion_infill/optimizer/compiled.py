@@ -20,7 +20,7 @@ from dspy_diffusion_infill.outcomes import Evaluation, describe_error
 from dspy_diffusion_infill.programs import (
     copy_program,
     give_back_lms,
-    instructions_of,
+    texts_of,
     with_instructions,
 )
 from dspy_diffusion_infill.shortening import in_short
@@ -99,7 +99,7 @@ def records_of(search: Search) -> DetailedResults:
     counts = {name: number for name, number in search.counts().items() if name in names}
     return DetailedResults(
         instructions_before=dict(plan.before),
-        instructions_after={**instructions_of(plan.base), **search.instructions()},
+        instructions_after={**texts_of(plan.base, plan.before), **search.instructions()},
         score_before=baseline.mean,
         score_after=search.best.mean,
         scores_before=baseline.scores,

@@ -29,7 +29,7 @@ from dspy_diffusion_infill.optimizer.endings import (
 )
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
-from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.guidance import Guidance, Signal
 from dspy_diffusion_infill.optimizer.holdout import score_holdout
 from dspy_diffusion_infill.optimizer.options import (
     Auto,
@@ -51,6 +51,7 @@ from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.optimizer.settings import settings_of
 from dspy_diffusion_infill.optimizer.validation import Validator
+from dspy_diffusion_infill.programs import Parts
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.value_checks import check_flag
 from dspy_diffusion_infill.windows import Masking
@@ -91,6 +92,7 @@ class DiffusionInfill(Teleprompter):
         patience: int | None = None,
         holdout: float = 0.0,
         predictors: Sequence[str] | None = None,
+        parts: Sequence[Parts] = ("instructions",),
         protect: Protect = (),
         protect_structure: bool = True,
         max_edit_fraction: float | None = None,
@@ -98,8 +100,10 @@ class DiffusionInfill(Teleprompter):
         max_growth: float | None = None,
         leaks: Leaks = "refuse",
         guidance: Guidance = "auto",
+        signal: Signal = "likelihood",
         filters: bool = True,
         validation_lm: dspy.BaseLM | None = None,
+        num_repeats: int = 1,
         num_threads: int | None = None,
         max_errors: int | None = None,
         run_timeout: float | None = None,
@@ -160,6 +164,8 @@ class DiffusionInfill(Teleprompter):
             holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
                 result are scored on it once at the end, within the caps.
             predictors: names of the predictors to optimise; None is all.
+            parts: which texts of them are edited; ``"field_descriptions"`` and ``"prefixes"`` are
+                those of output fields, where the adapter shows them.
             protect: strings and regular expressions that are never masked, beside placeholders,
                 field names and what stands between ``[[keep]]`` and ``[[/keep]]``.
             protect_structure: never mask code blocks, tables, JSON, tags, addresses and numbers
@@ -173,10 +179,14 @@ class DiffusionInfill(Teleprompter):
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
                 program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
                 used as it is; None, with ``filters=False``, is the paper's.
+            signal: ``"contrast"`` screens by the gold responses against the wrong answers that the
+                best programs gave to the same rows; ``"likelihood"`` by the gold responses alone.
             filters: drop proposals that are worthless by what they say, before any call: degenerate
                 text, text copied from an example, some labels of several. False tries them too.
             validation_lm: the LM that trials are run with, in place of the program's own, which the
                 result has again; None is the program's own.
+            num_repeats: runs of each row, at least 1, whose mean is its score: for an LM whose
+                temperature is above 0. Each is a program run of the budget.
             num_threads: threads of ``dspy.Evaluate``.
             max_errors: failing examples tolerated in one evaluation; None is DSPy's setting.
                 Answers that the adapter cannot parse count as failures, but not against this limit.
@@ -203,14 +213,13 @@ class DiffusionInfill(Teleprompter):
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
-        checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_validated=num_validated)
-        checks.check_counts(
-            optional=True, max_metric_calls=max_metric_calls, max_lm_tokens=max_lm_tokens
-        )
-        checks.check_counts(optional=True, num_threads=num_threads, patience=patience)
+        checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_repeats=num_repeats)
+        checks.check_counts(num_validated=num_validated)
+        checks.check_counts(optional=True, max_metric_calls=max_metric_calls, patience=patience)
+        checks.check_counts(optional=True, max_lm_tokens=max_lm_tokens, num_threads=num_threads)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
-        self.examples_per_context, self.num_threads = examples_per_context, num_threads
+        self.examples_per_context, self.num_repeats = examples_per_context, num_repeats
         self.sampling = checks.check_sampling(sampling, steps=steps, temperature=temperature)
         self.max_metric_calls, self.max_lm_tokens = max_metric_calls, max_lm_tokens
         self.auto: Auto | None = checks.check_auto(auto, max_metric_calls=max_metric_calls)
@@ -218,22 +227,22 @@ class DiffusionInfill(Teleprompter):
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
         checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
-        checks.check_choices(leaks=leaks)
+        checks.check_choices(leaks=leaks, signal=signal)
         checks.check_order_options(order, parents=parents, patience=patience)
         self.order, self.validation, self.examples = order, validation, examples
         self.parents, self.patience, self.leaks = parents, patience, leaks
         self.holdout = checks.check_share("holdout", holdout)
-        self.predictors = checks.check_names(predictors)
+        self.predictors, self.parts = checks.check_names(predictors), checks.check_parts(parts)
         self.protect = checks.check_protect(protect)
         self.protect_structure = check_flag("protect_structure", protect_structure)
         self.max_edit_fraction, self.max_growth = max_edit_fraction, max_growth
         self.max_instruction_tokens = max_instruction_tokens
         _ = self.bounds  # out of range is an error here
-        self.guidance: Guidance = checks.check_guidance(guidance)
+        self.guidance, self.signal = checks.check_guidance(guidance, signal=signal), signal
         self.filters = check_flag("filters", filters)
         self.acceptance = checks.check_acceptance(acceptance)
         self.validation_lm = checks.check_lm(validation_lm)
-        self.max_errors = checks.check_max_errors(max_errors)
+        self.num_threads, self.max_errors = num_threads, checks.check_max_errors(max_errors)
         self.run_timeout = checks.check_amount("run_timeout", run_timeout, unit="seconds")
         self.failure_score = checks.check_failure_score(failure_score)
         self.seed = checks.check_seed(seed)
@@ -366,6 +375,7 @@ class DiffusionInfill(Teleprompter):
             load=self._denoiser,
             scoring=Scoring(
                 metric=self.metric,
+                num_repeats=self.num_repeats,
                 num_threads=self.num_threads,
                 max_errors=self.max_errors,
                 run_timeout=self.run_timeout,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.contexts import render_messages
+from dspy_diffusion_infill.optimizer.contrast import MOST_WRONG
 from dspy_diffusion_infill.optimizer.neighbourhoods import MOST_MASKS
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.racing import smallest_race
@@ -58,12 +59,13 @@ def estimate(plan: Plan) -> CostEstimate:
     targets = list(plan.targets(plan.labelled).values())
     caps, num_proposals = plan.scoring.caps, plan.options.num_proposals
     counted = _sweeps(plan, targets) if _is_in_sweeps(plan) else _moves(plan, targets)
+    predictors = {target.slot.part.predictor: target for target in targets}.values()
     scored = counted.moves * num_proposals + len(targets)
     return CostEstimate(
         num_windows=sum(len(plan.windows(target)) for target in targets),
         metric_calls=counted.runs,
         lm_calls=counted.runs * len(plan.base.predictors()),
-        lm_tokens=_at_most(counted.runs * sum(map(_prompt_tokens, targets)), caps.max_lm_tokens),
+        lm_tokens=_at_most(counted.runs * sum(map(_prompt_tokens, predictors)), caps.max_lm_tokens),
         denoiser_passes=counted.passes * num_proposals + scored * _passes_a_text(plan),
         cost=_cost(plan, counted.runs),
         seconds=caps.max_seconds,
@@ -95,7 +97,7 @@ def _sweeps(plan: Plan, targets: Sequence[Target]) -> _Counted:
     tried = options.num_proposals
     if plan.guide is not None:
         tried = min(tried, options.num_validated)
-    runs = plan.first_calls + len(windows) * tried * len(plan.valset) + plan.last_calls
+    runs = plan.first_calls + len(windows) * tried * plan.num_runs(plan.valset) + plan.last_calls
     steps = plan.infiller.sampling.steps
     passes = sum(min(steps, _most_masks(plan, *one)) for one in windows)
     return _Counted(len(windows), _at_most(runs, plan.scoring.caps.max_metric_calls), passes)
@@ -108,8 +110,8 @@ def _moves(plan: Plan, targets: Sequence[Target]) -> _Counted:
     if not targets:
         return _Counted(0, around, 0)
     is_whole = plan.options.validation == "full"
-    rows = len(plan.valset) if is_whole else smallest_race(plan.valset)
-    moves = math.ceil((runs - around) / rows)
+    rows = plan.valset if is_whole else plan.valset[: smallest_race(plan.valset)]
+    moves = math.ceil((runs - around) / plan.num_runs(rows))
     return _Counted(moves, runs, moves * min(plan.infiller.sampling.steps, MOST_MASKS))
 
 
@@ -135,7 +137,8 @@ def _passes_a_text(plan: Plan) -> int:
     """Denoiser passes that guidance takes to score one text; traced rows give an example each."""
     if plan.guide is None or not isinstance(scorer := plan.guide.scorer, DenoiserScorer):
         return 0
-    return min(len(plan.trainset), plan.guide.max_examples) * (scorer.num_samples or 1)
+    responses = 1 + MOST_WRONG if plan.contrasts else 1
+    return min(len(plan.trainset), plan.guide.max_examples) * (scorer.num_samples or 1) * responses
 
 
 def _prompt_tokens(target: Target) -> int:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.plan import Plan
-from dspy_diffusion_infill.optimizer.trace_json import TraceJson
 from dspy_diffusion_infill.optimizer.traces import Worked, names_in_traces, work_examples
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.outcomes import Evaluation
@@ -41,21 +40,27 @@ def first_evaluation(plan: Plan, validator: Validator, journal: Journal) -> Firs
         TooManyFailuresError: too many rows raised.
     """
     runner = plan.teacher or plan.base
-    traces = TraceJson(plan.base, runner, plan.names, plan.trainset) if plan.traces_wanted else None
+    is_first_traced = plan.contrasts or (plan.traces_wanted and plan.baseline_is_traced)
     baseline = validator.evaluate_once(
         plan.base,
         plan.valset,
         journal,
         _BASELINE,
         about=_BASELINE,
-        traces=traces if plan.baseline_is_traced else None,
+        traces=plan.traces_of(plan.base) if is_first_traced else None,
     )
-    if traces is None:
+    if not plan.traces_wanted:
         return FirstEvaluation(baseline, plan.labelled, is_traced=False)
     traced = baseline
     if not plan.baseline_is_traced:
         traced = validator.evaluate_once(
-            runner, plan.trainset, journal, _TRACED, about=_TRACED, traces=traces
+            runner,
+            plan.trainset,
+            journal,
+            _TRACED,
+            about=_TRACED,
+            traces=plan.traces_of(runner),
+            is_repeated=False,
         )
     worked = work_examples(plan.base, plan.names, plan.trainset, traced, names_in_traces(runner))
     return FirstEvaluation(baseline, worked, is_traced=True)

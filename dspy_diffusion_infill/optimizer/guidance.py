@@ -7,7 +7,7 @@ screens proposals before a metric call is spent, and decides ties. Acceptance st
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -23,6 +23,9 @@ from dspy_diffusion_infill.scorers.protocol import BoundedScorer, ResponseScorer
 logger = logging.getLogger(__name__)
 
 Guidance = Literal["auto"] | ResponseScorer | None
+Signal = Literal["likelihood", "contrast"]
+WrongAnswers = Mapping[int, tuple[str, ...]]
+"""Responses that were wrong, as the LM writes them, by the number of the trainset's row."""
 
 _ROOM_TO_GROW = 64  # tokens that are left free for instructions that get longer
 
@@ -68,21 +71,33 @@ class Guide:
     _fitted: dict[str, list[Slot]] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, list[Hashable]] = field(default_factory=dict, init=False, repr=False)
 
-    def log_likelihoods(self, slot: Slot, texts: Sequence[str]) -> list[tuple[float, ...]]:
+    def log_likelihoods(
+        self, slot: Slot, texts: Sequence[str], wrong: WrongAnswers | None = None
+    ) -> list[tuple[float, ...]]:
         """Log-likelihood (nats) of each example's gold response under each of the instructions.
 
-        Minus infinity under instructions that became too long for the scorer. All are asked for at
-        once, so that a scorer can share what the prompts share.
+        For a row with wrong answers, less the logarithm of their mean likelihood. Minus infinity
+        under instructions that became too long for the scorer. All are asked for at once, so that
+        a scorer can share what the prompts share.
 
         Raises:
             ContextTooLongError: not one example fits the scorer's context.
         """
-        pairs = [[_pair(one, text) for one in self._examples(slot)] for text in texts]
-        fits = [all(self._room(pair) >= 0 for pair in own) for own in pairs]
-        asked = [pair for own, fit in zip(pairs, fits, strict=True) if fit for pair in own]
+        examples = self._examples(slot)
+        rivals = [self._rivals(one, wrong or {}) for one in examples]
+        pairs = [
+            [
+                _with_responses(_pair(one, text), own)
+                for one, own in zip(examples, rivals, strict=True)
+            ]
+            for text in texts
+        ]
+        fits = [all(self._room(pair) >= 0 for row in own for pair in row) for own in pairs]
+        kept = [own for own, fit in zip(pairs, fits, strict=True) if fit]
+        asked = [pair for own in kept for row in own for pair in row]
         scores = iter(self.scorer.log_likelihoods(asked) if asked else [])
         return [
-            tuple(next(scores) if fit else -math.inf for _ in own)
+            tuple(contrast(*[next(scores) for _ in row]) if fit else -math.inf for row in own)
             for own, fit in zip(pairs, fits, strict=True)
         ]
 
@@ -101,8 +116,10 @@ class Guide:
     def _examples(self, slot: Slot) -> list[Slot]:
         """The slot with each of the examples alone that are scored."""
         if slot.name not in self._fitted:
-            self._fitted[slot.name] = self._fit(slot)
-        return self._fitted[slot.name]
+            self._fitted[slot.name] = self._fit(replace(slot, others={}))
+        if not slot.others:
+            return self._fitted[slot.name]
+        return [replace(one, others=slot.others) for one in self._fitted[slot.name]]
 
     def _fit(self, slot: Slot) -> list[Slot]:
         """The slot with each of its examples alone, as much of it as fits the scorer's context."""
@@ -132,10 +149,18 @@ class Guide:
         """
         smaller, room = single, 0.0
         for smaller, _ in ever_smaller(single):
-            room = self._room(_pair(smaller, single.signature.instructions))
+            room = self._room(_pair(smaller, single.own_text))
             if room >= _ROOM_TO_GROW:
                 break
         return smaller if room >= 0 else None
+
+    def _rivals(self, single: Slot, wrong: WrongAnswers) -> list[str]:
+        """The wrong answers to the slot's only example that fit around the program's own text."""
+        row = single.examples[0].row
+        answers = () if row is None else wrong.get(row, ())
+        single = replace(single, others={})
+        pair = _pair(single, single.own_text) if answers else None
+        return [one for one in answers if pair and self._room(replace(pair, response=one)) >= 0]
 
     def _room(self, pair: ScoredPair) -> float:
         return self.scorer.room(pair) if isinstance(self.scorer, BoundedScorer) else math.inf
@@ -145,6 +170,18 @@ def _pair(slot: Slot, instructions: str) -> ScoredPair:
     """What the program sends for the slot's only example, and the gold response."""
     *prompt, response = render_messages(slot, instructions, slot.examples)
     return ScoredPair(tuple(prompt), response["content"])
+
+
+def _with_responses(pair: ScoredPair, others: Sequence[str]) -> list[ScoredPair]:
+    return [pair, *(replace(pair, response=one) for one in others)]
+
+
+def contrast(gold: float, *wrong: float) -> float:
+    """A log-likelihood, less the logarithm of the mean likelihood of wrong answers, if any."""
+    if not wrong:
+        return gold
+    most = max(wrong)
+    return gold - most - math.log(sum(math.exp(one - most) for one in wrong) / len(wrong))
 
 
 def guide_for(

@@ -10,8 +10,9 @@ from dspy_diffusion_infill.infiller.bounds import NO_BOUNDS, Bounds
 from dspy_diffusion_infill.infiller.leaks import Leaks
 from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.budget import Caps
-from dspy_diffusion_infill.optimizer.guidance import Guidance
+from dspy_diffusion_infill.optimizer.guidance import Guidance, Signal
 from dspy_diffusion_infill.optimizer.prices import Price
+from dspy_diffusion_infill.programs import Parts
 from dspy_diffusion_infill.protection import Protect
 from dspy_diffusion_infill.windows import Masking
 
@@ -25,6 +26,7 @@ CHOICES: Mapping[str, Any] = {
     "validation": Validation,
     "examples": ExampleDraw,
     "parents": Parents,
+    "signal": Signal,
     "leaks": Leaks,
 }
 """The options that have a few values each."""
@@ -49,9 +51,11 @@ class SearchOptions:
         bounds: how far the sum of all edits may go.
         seed: decides every random choice.
         predictors: names of the predictors to optimise; None is all.
+        parts: which texts of them are edited.
         examples_per_context: (fewest, most) worked examples that the denoiser sees.
         sampling: how the denoiser fills masks.
         guidance: ``"auto"``, a scorer, or None for the paper's procedure.
+        signal: what guidance goes by: ``contrast`` sets gold responses against wrong answers.
         filters: whether worthless proposals are dropped by what they say; False is the paper's.
         acceptance: decides whether a trial is kept; None is ``MetricFirst``.
         order: which window is masked next: ``left_to_right`` is the paper's.
@@ -74,6 +78,8 @@ class SearchOptions:
     sampling: Sampling
     guidance: Guidance
     acceptance: Acceptance | None
+    parts: tuple[Parts, ...] = ("instructions",)
+    signal: Signal = "likelihood"
     filters: bool = True
     order: Order = "left_to_right"
     validation: Validation = "full"
@@ -94,7 +100,13 @@ class SearchOptions:
         plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
         plain += [self.order, self.validation, self.examples, self.parents, self.patience]
         plain += [self.protect_structure, self.leaks, self.filters, *astuple(self.bounds)]
-        return [*plain, describe(self.maskings, "masking"), describe(self.protect, "protect")]
+        plain += [describe(self.maskings, "masking"), describe(self.protect, "protect")]
+        later = {
+            "signal": (self.signal, "likelihood"),
+            "parts": (self.parts, ("instructions",)),
+        }
+        added = {name: value for name, (value, default) in later.items() if value != default}
+        return [*plain, added] if added else plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +116,7 @@ class Scoring:
     Attributes:
         metric: called as metric(example, prediction), or with a third None where it requires a
             trace; higher is better. None is exact match, until a plan is made.
+        num_repeats: runs of each row, whose mean is its score; at least 1.
         num_threads: of ``dspy.Evaluate``; None is DSPy's setting.
         max_errors: failures that one evaluation tolerates; None is DSPy's setting.
         run_timeout: seconds that a run may take; None is no limit.
@@ -115,6 +128,7 @@ class Scoring:
     """
 
     metric: Callable[..., Any] | None
+    num_repeats: int = 1
     num_threads: int | None = None
     max_errors: int | None = None
     run_timeout: float | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
 from dspy_diffusion_infill.optimizer.spending import Spending
 from dspy_diffusion_infill.optimizer.targets import Target
+from dspy_diffusion_infill.optimizer.trace_json import TraceJson
 from dspy_diffusion_infill.optimizer.traces import Worked, make_slots
+from dspy_diffusion_infill.programs import Part
 from dspy_diffusion_infill.protection import Protection, generated_text
 from dspy_diffusion_infill.windows import Window, take_marks
 
@@ -49,7 +51,8 @@ class Plan:
         valset: what programs are scored on; the very trainset where they are equal.
         holdout: rows that take no part in the search; the result is scored on them at the end.
         names: the predictors to optimise.
-        before: the student's instructions, marks included, by predictor name.
+        before: the student's instructions, and other texts that are edited, marks included, by
+            the name of their ``Part``.
         infiller: makes proposals.
         guide: likelihood guidance; None is the paper's procedure.
         acceptance: decides whether a trial is kept.
@@ -85,21 +88,37 @@ class Plan:
         return self.teacher is None and self.valset is self.trainset
 
     @property
+    def contrasts(self) -> bool:
+        """Whether guidance sets gold responses against wrong answers."""
+        return self.guide is not None and self.options.signal == "contrast"
+
+    def traces_of(self, runner: dspy.Module) -> TraceJson:
+        """How traces of its runs over the trainset are journaled."""
+        return TraceJson(self.base, runner, self.names, self.trainset)
+
+    @property
     def first_calls(self) -> int:
         """Program runs before the first trial."""
         more = self.traces_wanted and not self.baseline_is_traced
-        return len(self.valset) + (len(self.trainset) if more else 0)
+        return self.num_runs(self.valset) + (len(self.trainset) if more else 0)
 
     @property
     def last_calls(self) -> int:
         """Program runs after the last trial: student and result on what was held out."""
-        return 2 * len(self.holdout)
+        return 2 * self.num_runs(self.holdout)
+
+    def num_runs(self, rows: Sequence[object]) -> int:
+        """Program runs that score these rows."""
+        return len(rows) * self.scoring.num_repeats
 
     def targets(self, worked: Worked) -> dict[str, Target]:
-        """The predictors to search over, at the start, with these worked examples."""
+        """The texts to search over, at the start, with these worked examples."""
         agents = generated_text(self.base)
-        targets = {}
-        for name, slot in make_slots(self.base, worked).items():
+        targets, slots = {}, make_slots(self.base, worked)
+        for name, part in ((name, Part.named(name)) for name in self.before):
+            if part.predictor not in slots or part.kind not in self.options.parts:
+                continue
+            slot = replace(slots[part.predictor], name=name)
             text, marked = take_marks(self.before[name])
             protection = Protection(
                 signature=slot.signature,
@@ -132,7 +151,9 @@ class Plan:
         Raises:
             ValueError: the program, the metric, a row or a masking cannot be described.
         """
+        repeats = self.scoring.num_repeats
         return {
+            **({"num_repeats": repeats} if repeats > 1 else {}),
             "version": version("dspy-diffusion-infill"),
             "program": key_of(dict(self.before), describe_program(self.base)),
             "teacher": key_of(describe_program(self.teacher)),

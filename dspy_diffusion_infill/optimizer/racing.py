@@ -89,8 +89,8 @@ class Race:
         """
         spread, (low, high) = self.history.spread(), self.history.bounds
         ranked = sorted(self._shuffled, key=lambda number: -spread[number])
-        wrong = [number for number in ranked if not _is_right(best[number], low, high)]
-        right = [number for number in ranked if _is_right(best[number], low, high)]
+        wrong = [number for number in ranked if not is_right(best[number], low, high)]
+        right = [number for number in ranked if is_right(best[number], low, high)]
         both = zip_longest(wrong, right)
         rows = [number for pair in both for number in pair if number is not None]
         blocks, start, size = [], 0, _FIRST_ROWS
@@ -129,12 +129,12 @@ class Race:
 
         low, high = self.history.bounds
         rates, chances = self.history.rates(), np.ones(1)
-        for is_right in (True, False):
-            rows = [number for number in rest if _is_right(best[number], low, high) == is_right]
+        for was_right in (True, False):
+            rows = [number for number in rest if is_right(best[number], low, high) == was_right]
             own = [
                 (score - low) / (high - low)
                 for number, score in new.items()
-                if _is_right(best[number], low, high) == is_right
+                if is_right(best[number], low, high) == was_right
             ]
             if rows:
                 prior = _PRIOR_ROWS * float(np.mean(rates[rows]))
@@ -150,5 +150,6 @@ def smallest_race(rows: Sequence[object]) -> int:
     return min(_FIRST_ROWS, len(rows))
 
 
-def _is_right(score: float, low: float, high: float) -> bool:
+def is_right(score: float, low: float, high: float) -> bool:
+    """Whether a score is nearer to the highest one than to the lowest."""
     return score > (low + high) / 2

@@ -31,10 +31,10 @@ EndReason = (
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A change of one predictor's instructions.
+    """A change of one predictor's instructions, or of another text of it.
 
     Attributes:
-        predictor: its name.
+        predictor: its name; of another text ``Part.name``, as ``"self: description of answer"``.
         start: first character of the window in the old instructions.
         end: one past the last character of the window.
         old_text: what stood in the window.

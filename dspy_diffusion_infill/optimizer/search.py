@@ -22,14 +22,16 @@ from dspy_diffusion_infill.optimizer.acceptance import is_better
 from dspy_diffusion_infill.optimizer.budget import Spent
 from dspy_diffusion_infill.optimizer.callbacks import ProposalEvent
 from dspy_diffusion_infill.optimizer.candidates import Candidate, proposal_between, trial_of
+from dspy_diffusion_infill.optimizer.contrast import wrong_answers
 from dspy_diffusion_infill.optimizer.first_evaluation import FirstEvaluation
-from dspy_diffusion_infill.optimizer.guidance import Gain, total_gain
+from dspy_diffusion_infill.optimizer.guidance import Gain, WrongAnswers, total_gain
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.pool import Member, Pool
-from dspy_diffusion_infill.optimizer.racing import Race, RowHistory
+from dspy_diffusion_infill.optimizer.racing import RowHistory
 from dspy_diffusion_infill.optimizer.results import EndReason, Refused, Trial
 from dspy_diffusion_infill.optimizer.targets import Target
-from dspy_diffusion_infill.optimizer.traces import draw_weight
+from dspy_diffusion_infill.optimizer.traces import draw_weight, names_in_traces
+from dspy_diffusion_infill.optimizer.trial_runs import TrialRuns
 from dspy_diffusion_infill.optimizer.validation import Validator
 from dspy_diffusion_infill.outcomes import Evaluation
 from dspy_diffusion_infill.programs import with_instructions
@@ -68,6 +70,8 @@ class Search:
         start: the instructions that the search begins with, by predictor.
         screened: proposals that guidance dropped.
         history: every score so far, by row of the valset.
+        wrong: what the best programs so far answered where they were wrong, by predictor; empty
+            where guidance does not contrast.
         holdout: the student and the best program on the rows that were held out; None until they
             are scored.
         refused: the last proposals that a check dropped.
@@ -94,6 +98,7 @@ class Search:
     start: Mapping[str, str] = field(default_factory=dict[str, str])
     screened: int = 0
     history: RowHistory = field(default_factory=lambda: RowHistory.over(0))
+    wrong: dict[str, WrongAnswers] = field(default_factory=dict[str, WrongAnswers])
     holdout: tuple[Evaluation, Evaluation] | None = None
     refused: deque[Refused] = field(default_factory=lambda: deque[Refused](maxlen=MOST_REFUSED))
     answers: Journal = field(default_factory=lambda: Journal(None))
@@ -118,6 +123,7 @@ class Search:
         self.start, self.spent_before = self.instructions(), self.validator.budget.spent
         self.best = replace(first.baseline, length=_length(self.start))
         self.pool.add(Member(self.start, self.best.scores))
+        self._note_wrong_answers(self.plan.base)
 
     def score_present_texts(self) -> None:
         """Has guidance score the instructions that the search begins with."""
@@ -151,7 +157,7 @@ class Search:
             temperature: in place of the sampling's.
         """
         pieces = [[piece.start, piece.end, piece.num_masks] for piece in window.pieces]
-        parts = ("proposals", target.name, target.text, pieces, sweep)
+        parts = ("proposals", target.name, target.text, pieces, sweep, *_beside(target))
         if (known := self.journal.read(key_of(*parts), _FILLS.validate_python)) is None:
             options = self.plan.options
             seed = random.Random(f"{options.seed}/{parts}").randrange(2**31)
@@ -197,7 +203,8 @@ class Search:
             parent: the instructions of the program that they change; None is the best one.
         """
         if self.plan.guide is not None and proposals:
-            self._log_likelihoods(target, [proposal.instructions for proposal in proposals])
+            texts = [proposal.instructions for proposal in proposals]
+            self._log_likelihoods(self.targets[target.name], texts)
         old = self.instructions() if parent is None else parent
         return [Candidate((proposal,), old) for proposal in proposals]
 
@@ -252,8 +259,9 @@ class Search:
         Returns None, with ``end_reason`` set, where the budget has no room for it.
         """
         gain = self.gain(candidate)
-        is_race = self.plan.options.validation == "racing"
-        found = (self._race if is_race else self._score_all)(candidate.texts, gain)
+        program = with_instructions(self.plan.base, candidate.texts)
+        runs = TrialRuns(self.plan, self.validator, self.journal, self.history)
+        found = runs.score(program, candidate.texts, self.best.scores, gain)
         if found is None:
             self.end_reason = self.validator.budget.end_reason or "max_metric_calls"
             return None
@@ -273,6 +281,7 @@ class Search:
             self.pool.add(Member(candidate.texts, evaluation.scores))
         if accepted:
             self._take(candidate, evaluation)
+            self._note_wrong_answers(program)
         self.on_trial(self)
         return trial
 
@@ -285,58 +294,21 @@ class Search:
     def _take(self, candidate: Candidate, evaluation: Evaluation) -> None:
         """Makes a candidate the best program."""
         self.best = evaluation
-        for name, text in candidate.texts.items():
-            self.targets[name].text = text
+        for target in self.targets.values():
+            target.move_to(candidate.texts)
         for proposal in candidate.proposals:
             target = self.targets[proposal.predictor]
             if target.marked is not None:
                 target.marked = proposal.window.after_splice(proposal.fills)
 
-    def _score_all(
-        self, changes: dict[str, str], gain: Gain | None
-    ) -> tuple[Evaluation, list[int]] | None:
-        """Scores the program on all rows; None where the budget has no room for them."""
-        program, rows = with_instructions(self.plan.base, changes), range(len(self.plan.valset))
-        evaluation = self._score(program, rows, key_of("trial", changes))
-        return None if evaluation is None else (evaluation, list(rows))
-
-    def _race(
-        self, changes: dict[str, str], gain: Gain | None
-    ) -> tuple[Evaluation, list[int]] | None:
-        """Scores the program on as many rows as it takes to tell that it cannot win, or on all.
-
-        Returns the scores with the numbers of their rows: all in order, or fewer; None where the
-        budget has no room for the next rows.
-        """
-        program = with_instructions(self.plan.base, changes)
-        race = Race(self.history, seed=self.plan.options.seed)
-        is_tie_enough = gain is not None and gain.is_clear
-        found, numbers = Evaluation((), ()), list[int]()
-        for block in race.blocks(self.best.scores):
-            more = self._score(program, block, key_of("trial", changes, block), before=found)
-            if more is None:
-                return None
-            found, numbers = found.followed_by(more), [*numbers, *block]
-            new = dict(zip(numbers, found.scores, strict=True))
-            if not race.can_win(new, self.best.scores, is_tie_enough=is_tie_enough):
-                return found, numbers
-        return found.in_order(numbers), sorted(numbers)
-
-    def _score(
-        self,
-        program: dspy.Module,
-        rows: Sequence[int],
-        key: str,
-        *,
-        before: Evaluation | None = None,
-    ) -> Evaluation | None:
-        """Scores a program on rows by number; None where the budget has no room for them."""
-        if not self.validator.room_for(len(rows)):
-            return None
-        chosen = [self.plan.valset[number] for number in rows]
-        return self.validator.evaluate_once(
-            program, chosen, self.journal, key, about="trial", before=before
-        )
+    def _note_wrong_answers(self, program: dspy.Module) -> None:
+        """What the best program answered where it was wrong, for guidance that contrasts."""
+        if not self.plan.contrasts:
+            return
+        names, bounds = names_in_traces(program), self.history.bounds
+        for name, target in self.targets.items():
+            before = self.wrong.get(name, {})
+            self.wrong[name] = wrong_answers(target.slot, self.best, names, bounds, before)
 
     def _example_weights(self, target: Target) -> list[float] | None:
         """How likely each worked example is drawn: more so the more often its row went wrong.
@@ -354,16 +326,19 @@ class Search:
     def _pool(self, target: Target) -> str:
         """Of the contexts: another one for other instructions, and after so many trials."""
         epoch = len(self.trials) // _TRIALS_PER_POOL
-        return f"{self.plan.options.seed}/{target.name}/{target.text}/{epoch}"
+        names = "/".join([target.name, target.text, *target.slot.others.values()])
+        return f"{self.plan.options.seed}/{names}/{epoch}"
 
     def _log_likelihoods(self, target: Target, texts: Sequence[str]) -> list[LogLikelihoods]:
         """Of the gold responses under each text; from the journal where it has them."""
         assert self.plan.guide is not None
-        keys = [key_of("likelihood", target.name, text) for text in texts]
+        wrong = self.wrong.get(target.name, {})
+        known_by = [*([wrong] if wrong else []), *_beside(target)]
+        keys = [key_of("likelihood", target.name, text, *known_by) for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if not self._has(key)}
         if new:
             with self.validator.budget.batch("likelihoods"):
-                scored = self.plan.guide.log_likelihoods(target.slot, list(new.values()))
+                scored = self.plan.guide.log_likelihoods(target.slot, list(new.values()), wrong)
             for key, log_likelihoods in zip(new, scored, strict=True):
                 plain = [None if math.isinf(one) else one for one in log_likelihoods]
                 self.journal.put(key, plain, about="likelihood")
@@ -372,6 +347,11 @@ class Search:
 
     def _has(self, key: str) -> bool:
         return self.journal.get(key) is not None
+
+
+def _beside(target: Target) -> list[Mapping[str, str]]:
+    """What keys say of the predictor's other texts: nothing where they are the student's."""
+    return [target.slot.others] if target.slot.others else []
 
 
 def _length(texts: Mapping[str, str]) -> int:

@@ -1,18 +1,20 @@
 """The predictors under search: what of their instructions is masked, window by window."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter, Rules
 from dspy_diffusion_infill.optimizer.neighbourhoods import Text
+from dspy_diffusion_infill.programs import Part
 from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.windows import Masking, Window
 
 
 @dataclass(slots=True)
 class Target:
-    """One predictor under search: its examples and its current instructions.
+    """One predictor under search: its examples and its current instructions, or another text of it.
 
     Attributes:
         slot: renders its contexts.
@@ -55,8 +57,23 @@ class Target:
 
     @property
     def name(self) -> str:
-        """The predictor's name in the program."""
+        """The predictor's name in the program; of another text than instructions its own."""
         return self.slot.name
+
+    def move_to(self, texts: Mapping[str, str]) -> None:
+        """Goes on as the target of a program with these texts."""
+        moved = self.among(texts)
+        self.text, self.slot = moved.text, moved.slot
+
+    def among(self, texts: Mapping[str, str]) -> "Target":
+        """The target as it is in a program with these texts."""
+        predictor = self.slot.part.predictor
+        others = {
+            name: text
+            for name, text in texts.items()
+            if name != self.name and Part.named(name).predictor == predictor
+        }
+        return replace(self, text=texts[self.name], slot=replace(self.slot, others=others))
 
     def windows(self, masking: Masking, denoiser: Denoiser) -> list[Window]:
         """The windows of the current instructions."""

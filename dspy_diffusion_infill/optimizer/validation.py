@@ -13,6 +13,7 @@ from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.optimizer.budget import Budget, BudgetSpentError
 from dspy_diffusion_infill.optimizer.checks import num_positional
 from dspy_diffusion_infill.optimizer.options import Scoring
+from dspy_diffusion_infill.optimizer.repeats import repeat
 from dspy_diffusion_infill.optimizer.run_journal import JournaledRuns
 from dspy_diffusion_infill.optimizer.silence import Silence
 from dspy_diffusion_infill.optimizer.trace_json import TraceJson
@@ -55,8 +56,8 @@ class Validator:
         return self.failure_kinds.total()
 
     def room_for(self, num_rows: int) -> bool:
-        """Whether ``max_metric_calls`` allows that many more, be they of the journal or not."""
-        return self.budget.room_for_calls(num_rows)
+        """Whether ``max_metric_calls`` allows so many rows more, be they of the journal or not."""
+        return self.budget.room_for_calls(num_rows * self.scoring.num_repeats)
 
     def evaluate_once(
         self,
@@ -68,8 +69,11 @@ class Validator:
         about: str,
         before: Evaluation | None = None,
         traces: TraceJson | None = None,
+        is_repeated: bool = True,
     ) -> Evaluation:
         """Scores the program on every row; runs those that the journal does not know.
+
+        Each row ``num_repeats`` times, with the mean as its score.
 
         Args:
             program: see ``evaluate``.
@@ -80,6 +84,7 @@ class Validator:
             before: the program on the rows of the race before these; None or no rows where it
                 begins here.
             traces: the evaluation must have traces, and the journal holds them so.
+            is_repeated: False runs each row a single time.
 
         Raises:
             BudgetSpentError: a cap was reached; before any call, where that can be told.
@@ -87,15 +92,31 @@ class Validator:
                 them included, or no LM answered for more than ``max_errors`` runs of whole
                 evaluations, one after another, or for longer than ``Silence`` allows.
         """
-        runs = JournaledRuns(journal, key, len(rows), about=about, traces=traces)
-        if len(runs.known) < len(rows):
-            self.budget.check_room(len(rows))
+        if before is None or not before.scores:
+            self._under_way.clear()
+        repeats = list[Evaluation]()
+        for left in range(self.scoring.num_repeats if is_repeated else 1, 0, -1):
+            number = len(repeats)
+            own = f"{key} repeat {number}" if number else key
+            runs = JournaledRuns(journal, own, len(rows), about=about, traces=traces)
+            if len(runs.known) < len(rows):
+                self.budget.check_room(left * len(rows))
+            with repeat(program, number):
+                repeats.append(self._evaluate_in(runs, program, rows, before))
+        return Evaluation.mean_of(repeats)
+
+    def _evaluate_in(
+        self,
+        runs: JournaledRuns,
+        program: dspy.Module,
+        rows: Sequence[dspy.Example],
+        before: Evaluation | None,
+    ) -> Evaluation:
+        """One run of each row, or what the journal has of it; raises as ``evaluate_once``."""
         for usage in runs.lost.values():
             self.budget.settle(None, usage)
         for outcome in runs.known.values():
             self.budget.replay(outcome.usage)
-        if before is None or not before.scores:
-            self._under_way.clear()
         self._under_way.append(runs)
         try:
             found = self._evaluate(program, rows, runs)

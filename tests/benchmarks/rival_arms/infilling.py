@@ -27,6 +27,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "without_failures": {"examples": "random"},
     "without_guidance": {"guidance": None},
     "without_examples": {"examples_per_context": (1, 1)},
+    "with_contrast": {"signal": "contrast"},
     "with_pool": {"parents": "pool"},
     "with_holdout": {"holdout": 0.25},
     "without_label_guard": {"acceptance": MetricFirst(labels=())},
