@@ -252,8 +252,7 @@ class Search:
         Returns None, with ``end_reason`` set, where the budget has no room for it.
         """
         gain = self.gain(candidate)
-        is_race = self.plan.options.validation == "racing"
-        found = (self._race if is_race else self._score_all)(candidate.texts, gain)
+        found = (self._race if self.plan.is_race else self._score_all)(candidate.texts, gain)
         if found is None:
             self.end_reason = self.validator.budget.end_reason or "max_metric_calls"
             return None
