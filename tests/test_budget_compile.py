@@ -295,7 +295,7 @@ def test_a_cap_on_cost_needs_every_price_before_any_call():
 
 @pytest.mark.parametrize(("auto", "runs"), [("light", 20), ("medium", 50), ("heavy", 120)])
 def test_auto_is_a_budget_by_the_size_of_the_valset(auto, runs):
-    optimizer = DiffusionInfill(None, WordDenoiser(), guidance=None, auto=auto, sweeps=99)
+    optimizer = DiffusionInfill(None, WordDenoiser(), guidance=None, auto=auto)
     with dspy.context(lm=metered()[0], adapter=TemplateAdapter()):
         cost = optimizer.estimate(program(), ROWS, valset=ROWS[:4])
     assert cost.metric_calls == 4 * runs

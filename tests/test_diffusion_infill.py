@@ -6,7 +6,7 @@ import re
 
 import dspy
 import pytest
-from doubles import WordCountScorer, WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser, rule_lm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,8 @@ def program(instructions: str = TASK) -> dspy.Predict:
 
 
 def compile_with(rule=answer_if_told_briefly, *, student=None, rows=ROWS, lm=None, **options):
-    options = {"guidance": None, "display_progress": False, "num_threads": 1, **options}
+    quiet = {"guidance": None, "display_progress": False, "num_threads": 1}
+    options = {**LEFT_TO_RIGHT, **quiet, **options}
     denoiser = options.pop("denoiser", None) or WordDenoiser()
     lm = lm or rule_lm(rule)[0]
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
@@ -234,7 +235,13 @@ def test_the_estimate_bounds_what_is_spent():
     denoiser = WordDenoiser()
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
-            None, denoiser, guidance=None, num_proposals=3, sweeps=1, display_progress=False
+            None,
+            denoiser,
+            guidance=None,
+            num_proposals=3,
+            sweeps=1,
+            display_progress=False,
+            **LEFT_TO_RIGHT,
         )
         cost = optimizer.estimate(program(), ROWS)
         assert not engine.prompts

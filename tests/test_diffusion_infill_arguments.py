@@ -90,6 +90,11 @@ BAD = {
     "no mask": (dict(mask=()), ValueError, "mask must be a number or several, got none"),
     "window 0": (dict(window=0), ValueError, "window must be at least 1, got window=0"),
     "no sweeps": (dict(sweeps=0), ValueError, "sweeps must be at least 1, got sweeps=0"),
+    "sweeps of another order": (
+        dict(sweeps=3, order="adaptive"),
+        ValueError,
+        "sweeps=3 is for order='left_to_right': give that too, or leave sweeps out",
+    ),
     "unknown predictor": (
         dict(predictors=["nobody"]),
         ValueError,

@@ -2,7 +2,7 @@
 
 import dspy
 import pytest
-from doubles import WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, program
 
 from dspy_diffusion_infill.errors import TooManyErrors
@@ -19,7 +19,8 @@ def plain_templates():
 
 def optimizer(lm, **options) -> DiffusionInfill:
     quiet = {"guidance": None, "display_progress": False, "num_threads": 1}
-    return DiffusionInfill(None, WordDenoiser(), validation_lm=lm, **{**quiet, **options})
+    options = {**LEFT_TO_RIGHT, **quiet, **options}
+    return DiffusionInfill(None, WordDenoiser(), validation_lm=lm, **options)
 
 
 @pytest.mark.parametrize("is_bound", [True, False])

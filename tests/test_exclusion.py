@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -64,12 +65,18 @@ def test_the_command_copies_what_may_be_trained_on(tmp_path: Path, capsys) -> No
     task = {"human_instructions": ["Sort the fruit."], "train": [], "test": []}
     task["test"] = [{"input": "lemon", "outputs": ["sour"]}, {"input": "fig", "outputs": ["sweet"]}]
     (tmp_path / "fruit.json").write_text(json.dumps(task))
-    rows = [{"prompt": "Sort the fruit.", "response": ""}, {"prompt": "Hum.", "response": " Hm"}]
+    rows = [
+        {"prompt": text, "response": ""}
+        for text in ("Sort the fruit.", "Hum.", "Sort these old coins by weight.")
+    ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    main([str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--measured", str(tmp_path)])
+    options = ["--measured", str(tmp_path), "--nearest", "1"]
+    main([str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *options])
     kept = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in kept] == rows[1:]
-    assert "1 wording, 1 kept" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 kept, 1 wording" in shown
+    assert re.search(r"^fruit +0\.\d\d Sort these old coins by weight\.$", shown, re.MULTILINE)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared tasks")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import dspy
 import pytest
 import scipy.stats
-from doubles import WordCountScorer, WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser, rule_lm
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.errors import ContextTooLongError
@@ -181,6 +181,7 @@ def test_rows_longer_than_the_denoisers_context_do_not_end_a_search():
             num_threads=1,
             display_progress=False,
             max_metric_calls=9,
+            **LEFT_TO_RIGHT,
         )
         results = optimizer.compile(dspy.Predict(slot().signature), rows).detailed_results
     assert results.guidance == "word-denoiser#one-step"
@@ -225,7 +226,12 @@ def test_a_search_does_not_try_what_makes_the_frequent_label_a_habit(num_blue, i
     lm, _ = rule_lm(lambda prompt: "red")
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
-            None, WordDenoiser(), guidance=HabitScorer(), num_threads=1, display_progress=False
+            None,
+            WordDenoiser(),
+            guidance=HabitScorer(),
+            num_threads=1,
+            display_progress=False,
+            **LEFT_TO_RIGHT,
         )
         student = dspy.Predict(dspy.Signature("text -> colour", TASK))
         trials = optimizer.compile(student, rows).detailed_results.trials

@@ -4,7 +4,7 @@ import logging
 
 import dspy
 import pytest
-from doubles import WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, answer_if_told_briefly, compile_with, program
 
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
@@ -113,14 +113,21 @@ def test_a_budget_must_cover_them_and_the_estimate_counts_them():
     lm, _ = rule_lm(answer_if_told_briefly)
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         plain, held = (
-            DiffusionInfill(None, WordDenoiser(), guidance=None, holdout=share).estimate(
-                program(), MORE
-            )
-            for share in (0.0, 0.25)
+            DiffusionInfill(
+                None, WordDenoiser(), guidance=None, holdout=share, **LEFT_TO_RIGHT
+            ).estimate(program(), MORE)
+            for share in (None, 0.25)
         )
     windows = plain.num_windows * 2 * 8
     assert plain.metric_calls == 12 + windows * 12
     assert held.metric_calls == 9 + windows * 9 + 2 * 3
+
+
+@pytest.mark.parametrize(("num_rows", "num_held"), [(39, 0), (40, 10), (101, 25)])
+def test_without_a_share_a_quarter_of_forty_rows_or_more_is_held_out(num_rows, num_held, caplog):
+    kept, held = split_holdout(MORE[:1] * num_rows, None, seed=0)
+    assert (len(kept), len(held)) == (num_rows - num_held, num_held)
+    assert caplog.messages == []
 
 
 def test_the_report_shows_them(capsys):

@@ -6,7 +6,7 @@ import re
 
 import dspy
 import pytest
-from doubles import WordCountScorer, WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with, program
 
 from dspy_diffusion_infill.denoisers import Sampling
@@ -44,8 +44,9 @@ def adaptive(rule=answer_if_told_briefly, **options):
 )
 def test_left_to_right_tries_what_it_tried_before_there_were_orders(guidance, num_trials, digest):
     """The digests are of the trials of version 0.1, by the same seed."""
-    options = {"order": "left_to_right", "validation": "full", "examples": "random"}
-    trials = compile_with(sweeps=2, seed=7, guidance=guidance, **options).detailed_results.trials
+    trials = compile_with(
+        sweeps=2, seed=7, guidance=guidance, **LEFT_TO_RIGHT
+    ).detailed_results.trials
     plain = [(t.sweep, t.start, t.end, t.instructions, t.scores, t.accepted) for t in trials]
     assert len(trials) == num_trials
     assert hashlib.sha256(repr(plain).encode()).hexdigest()[:16] == digest
@@ -103,9 +104,9 @@ def test_an_adaptive_search_without_a_budget_gets_the_light_one():
 def test_an_estimate_of_an_adaptive_search_is_its_budget():
     lm, _ = rule_lm(never_right)
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
-        optimizer = DiffusionInfill(None, WordDenoiser(), guidance=None, **ADAPTIVE)
+        optimizer = DiffusionInfill(None, WordDenoiser(), guidance=None)
         cost = optimizer.estimate(program(), ROWS)
-        full = DiffusionInfill(None, WordDenoiser(), guidance=None, order="adaptive", auto="heavy")
+        full = DiffusionInfill(None, WordDenoiser(), guidance=None, validation="full", auto="heavy")
         more = full.estimate(program(), ROWS)
     moves = (120 - 6) // 4 + 1  # of one trial each, on four rows at least
     assert (cost.metric_calls, cost.denoiser_passes) == (120, moves * 8 * 48)

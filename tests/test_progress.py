@@ -4,7 +4,7 @@ from typing import Any
 
 import dspy
 import pytest
-from doubles import WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
 from tqdm.auto import tqdm
 
 from dspy_diffusion_infill.optimizer import progress
@@ -31,7 +31,7 @@ def compiled(
     quiet = dict(guidance=None, num_threads=1, max_metric_calls=30, display_progress=False, seed=3)
     with dspy.context(lm=rule_lm(rule)[0], adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
-            None, WordDenoiser(), callbacks=callbacks, **{**quiet, **options}
+            None, WordDenoiser(), callbacks=callbacks, **{**LEFT_TO_RIGHT, **quiet, **options}
         )
         return optimizer.compile(dspy.Predict(dspy.Signature("text -> colour", TASK)), ROWS)
 

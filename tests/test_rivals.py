@@ -34,7 +34,7 @@ ROWS = tuple(
     for k in range(4)
 )
 CUT_OFF = ("copro", "mipro", "gepa", "cutia")  # these ask for more than they may have
-EXACT = ("infill_adaptive", "paper", "random", "ape", "ape_guided")
+EXACT = ("infill", "paper", "random", "ape", "ape_guided")
 
 
 def answers(prompt: str) -> str:

@@ -246,8 +246,6 @@ def _optimizer(rows: Rows, options: DemoOptions, metric: ExactMatch) -> Diffusio
         metric,
         options.denoiser,
         max_metric_calls=options.max_metric_calls,
-        mask=(8, 12),
-        sweeps=4,
         seed=options.seed,
         log_dir=options.log_dir,
         max_errors=len(rows.valid) - 1,  # an evaluation without any answer ends the search

@@ -155,8 +155,15 @@ def check_choices(**given: Any) -> None:
             raise ValueError(f"{name} must be one of {listed}, got {value!r:.60}")
 
 
-def check_order_options(order: str, *, parents: str, patience: int | None) -> None:
-    """Raises ValueError for options of an adaptive search beside another order."""
+def check_order_options(
+    order: str, *, sweeps: int | None, parents: str, patience: int | None
+) -> None:
+    """Raises ValueError for options of one order beside another."""
+    if order != "left_to_right" and sweeps is not None:
+        raise ValueError(
+            f"sweeps={sweeps} is for order='left_to_right': give that too, or leave sweeps out; "
+            f"order={order!r} ends by its budget or by patience"
+        )
     for name, value, default in (("parents", parents, "best"), ("patience", patience, None)):
         if order == "left_to_right" and value != default:
             raise ValueError(
@@ -216,8 +223,10 @@ def check_amount(name: str, amount: Any, *, unit: str) -> float | None:
     return None if amount is None else float(amount)
 
 
-def check_share(name: str, share: Any) -> float:
-    """Raises unless it is a number from 0 to a half."""
+def check_share(name: str, share: Any) -> float | None:
+    """Raises unless it is None or a number from 0 to a half."""
+    if share is None:
+        return None
     check_number(name, share, "a number from 0 to 0.5", lambda given: 0 <= given <= 0.5)
     return float(share)
 

@@ -74,7 +74,7 @@ class DiffusionInfill(Teleprompter):
         stride: int = 4,
         mask: int | Sequence[int] = 8,
         masking: Masking | None = None,
-        sweeps: int = 2,
+        sweeps: int | None = None,
         num_proposals: int = 8,
         num_validated: int = 2,
         examples_per_context: tuple[int, int] = (1, 4),
@@ -85,12 +85,12 @@ class DiffusionInfill(Teleprompter):
         max_cost: float | None = None,
         max_seconds: float | None = None,
         prices: Mapping[str, Price] | None = None,
-        order: Order = "left_to_right",
-        validation: Validation = "full",
-        examples: ExampleDraw = "random",
+        order: Order = "adaptive",
+        validation: Validation = "racing",
+        examples: ExampleDraw = "failures",
         parents: Parents = "best",
         patience: int | None = None,
-        holdout: float = 0.0,
+        holdout: float | None = None,
         predictors: Sequence[str] | None = None,
         parts: Sequence[Parts] = ("instructions",),
         protect: Protect = (),
@@ -130,7 +130,7 @@ class DiffusionInfill(Teleprompter):
             masking: another scheme in place of the three above: ``Prefix(128)``, or your own.
                 Instructions that hold marks such as ``[[infill:32]]`` are filled at the marks and
                 nowhere else.
-            sweeps: passes over all windows.
+            sweeps: passes over all windows of the left-to-right order; None is 2.
             num_proposals: proposals for each window and sweep.
             num_validated: with guidance, how many of them are validated, the likeliest first.
             examples_per_context: (fewest, most) worked examples that the denoiser sees around the
@@ -141,7 +141,7 @@ class DiffusionInfill(Teleprompter):
                 None is none.
             auto: a budget of program runs by the size of the valset, in place of
                 ``max_metric_calls``: 20 (``"light"``), 50 (``"medium"``) or 120 (``"heavy"``) runs
-                a row.
+                a row. Without either, an adaptive search has ``"light"``.
             max_lm_tokens: cap on the prompt and completion tokens of all LM calls.
             max_cost: cap on their cost, USD, by litellm's price list and ``prices``.
             max_seconds: cap on the wall time of one ``compile``, the loading of the denoiser
@@ -153,16 +153,18 @@ class DiffusionInfill(Teleprompter):
                 goes on until a cap, ``patience`` or a perfect score ends it. ``"left_to_right"``:
                 ``sweeps`` passes, the paper's. ``"random"``: as adaptive, windows at random.
             validation: ``"racing"`` scores a trial on a few rows first and gives it up when its
-                chance to win is below 20 %; ``"full"`` scores all rows, as the paper does.
+                chance to win is below 20 %; ``"full"`` scores all rows, as the paper does, and so
+                does every search with an ``acceptance`` of your own.
             examples: ``"failures"`` draws worked examples into contexts more often the more often
-                programs got them wrong; ``"random"`` each alike.
+                programs got them wrong, where the trainset is the valset; ``"random"`` each alike.
             parents: which programs an adaptive search edits. ``"pool"``: the best one, and others
                 that are the best on some row; edits of different places are merged, those of
                 several predictors tried at once. ``"best"``: the best one, as the paper does.
             patience: rounds over all windows in which nothing is kept, after which an adaptive
                 search ends; None is no limit.
             holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
-                result are scored on it once at the end, within the caps.
+                result are scored on it once at the end, within the caps. None is 0.25 where the
+                valset has 40 rows or more, else 0.
             predictors: names of the predictors to optimise; None is all.
             parts: which texts of them are edited; ``"field_descriptions"`` and ``"prefixes"`` are
                 those of output fields, where the adapter shows them.
@@ -213,10 +215,12 @@ class DiffusionInfill(Teleprompter):
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
-        checks.check_counts(sweeps=sweeps, num_proposals=num_proposals, num_repeats=num_repeats)
-        checks.check_counts(num_validated=num_validated)
-        checks.check_counts(optional=True, max_metric_calls=max_metric_calls, patience=patience)
-        checks.check_counts(optional=True, max_lm_tokens=max_lm_tokens, num_threads=num_threads)
+        counts = dict(num_proposals=num_proposals, num_validated=num_validated)
+        checks.check_counts(**counts, num_repeats=num_repeats)
+        limits = dict(max_metric_calls=max_metric_calls, max_lm_tokens=max_lm_tokens)
+        checks.check_counts(
+            optional=True, **limits, sweeps=sweeps, patience=patience, num_threads=num_threads
+        )
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
         self.examples_per_context, self.num_repeats = examples_per_context, num_repeats
@@ -228,7 +232,7 @@ class DiffusionInfill(Teleprompter):
         self.prices = checks.check_prices(prices)
         checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
         checks.check_choices(leaks=leaks, signal=signal)
-        checks.check_order_options(order, parents=parents, patience=patience)
+        checks.check_order_options(order, sweeps=sweeps, parents=parents, patience=patience)
         self.order, self.validation, self.examples = order, validation, examples
         self.parents, self.patience, self.leaks = parents, patience, leaks
         self.holdout = checks.check_share("holdout", holdout)
@@ -254,6 +258,11 @@ class DiffusionInfill(Teleprompter):
     def bounds(self) -> Bounds:
         """How far the sum of all edits may go."""
         return Bounds(**self._named(Bounds))
+
+    @property
+    def caps(self) -> Caps:
+        """What may be spent."""
+        return Caps(**self._named(Caps))
 
     def get_params(self) -> dict[str, Any]:
         """A copy of the options, which loggers may change."""
@@ -373,17 +382,7 @@ class DiffusionInfill(Teleprompter):
             valset,
             teacher,
             load=self._denoiser,
-            scoring=Scoring(
-                metric=self.metric,
-                num_repeats=self.num_repeats,
-                num_threads=self.num_threads,
-                max_errors=self.max_errors,
-                run_timeout=self.run_timeout,
-                failure_score=self.failure_score,
-                caps=Caps(**self._named(Caps)),
-                auto=self.auto,
-                prices=self.prices,
-            ),
+            scoring=Scoring(**self._named(Scoring)),
             options=SearchOptions(**self._named(SearchOptions)),
             validation_lm=self.validation_lm,
             log_dir=None if self.log_dir is None else Path(self.log_dir),

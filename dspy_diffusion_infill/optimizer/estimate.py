@@ -90,7 +90,7 @@ def _sweeps(plan: Plan, targets: Sequence[Target]) -> _Counted:
     options = plan.options
     windows = [
         (window, sweep)
-        for sweep in range(options.sweeps)
+        for sweep in range(options.num_sweeps)
         for target in targets
         for window in plan.windows(target, sweep)
     ]
@@ -109,8 +109,7 @@ def _moves(plan: Plan, targets: Sequence[Target]) -> _Counted:
     assert runs is not None, "a plan of this order has a budget"
     if not targets:
         return _Counted(0, around, 0)
-    is_whole = plan.options.validation == "full"
-    rows = plan.valset if is_whole else plan.valset[: smallest_race(plan.valset)]
+    rows = plan.valset[: smallest_race(plan.valset)] if plan.is_race else plan.valset
     moves = math.ceil((runs - around) / plan.num_runs(rows))
     return _Counted(moves, runs, moves * min(plan.infiller.sampling.steps, MOST_MASKS))
 

@@ -13,19 +13,23 @@ from dspy_diffusion_infill.programs import with_instructions
 logger = logging.getLogger(__name__)
 
 _FEWEST_LEFT = 2
+_SHARE, _FEWEST_ROWS = 0.25, 40  # by default: ten rows or more, since fewer say little
 
 
 def split_holdout(
-    rows: Sequence[dspy.Example], fraction: float, *, seed: int
+    rows: Sequence[dspy.Example], share: float | None, *, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """(the rows that stay, in order; those that are held out), drawn by the seed.
 
-    All stay where fewer than one row would be held out, or fewer than two would stay.
+    A share of None is a quarter of 40 rows or more. All stay where fewer than one row would be held
+    out, or fewer than two would stay.
     """
-    count = int(len(rows) * fraction)
+    if share is None:
+        share = _SHARE if len(rows) >= _FEWEST_ROWS else 0.0
+    count = int(len(rows) * share)
     if count < 1 or len(rows) - count < _FEWEST_LEFT:
-        if fraction > 0:
-            logger.warning("holdout=%s of %d rows holds none out", fraction, len(rows))
+        if share > 0:
+            logger.warning("holdout=%s of %d rows holds none out", share, len(rows))
         return list(rows), []
     held = set(random.Random(f"{seed}/holdout").sample(range(len(rows)), count))
     kept = [row for number, row in enumerate(rows) if number not in held]

@@ -30,6 +30,17 @@ CHOICES: Mapping[str, Any] = {
     "leaks": Leaks,
 }
 """The options that have a few values each."""
+PAPER: Mapping[str, Any] = {
+    "order": "left_to_right",
+    "validation": "full",
+    "examples": "random",
+    "holdout": 0.0,
+    "guidance": None,
+    "filters": False,
+}
+"""The paper's procedure and nothing else: ``DiffusionInfill(metric, **PAPER)``. There, end-of-text
+may also be filled in: ``sampling=Sampling(forbid_special=False)``."""
+
 Auto = Literal["light", "medium", "heavy"]
 
 RUNS_PER_ROW: Mapping[Auto, int] = {"light": 20, "medium": 50, "heavy": 120}
@@ -42,7 +53,7 @@ class SearchOptions:
 
     Attributes:
         maskings: the windows, one scheme a sweep in turn; marked spans have their own.
-        sweeps: passes over all windows of all predictors.
+        sweeps: passes over all windows of all predictors, left to right; None is 2.
         num_proposals: proposals for each window and sweep.
         num_validated: with guidance, how many of them are validated, the likeliest first.
         protect: the user's protected text.
@@ -62,13 +73,14 @@ class SearchOptions:
         validation: ``racing`` ends a trial that can hardly win; ``full`` is the paper's.
         examples: which worked examples a context draws: ``random`` is each alike.
         parents: which programs are edited: ``best`` is the paper's.
-        holdout: share of the valset that takes no part, and is scored at the end.
+        holdout: share of the valset that takes no part, and is scored at the end; None is a
+            quarter of a valset of 40 rows or more.
         patience: rounds over all windows of all neighbourhoods in which nothing is kept, after
             which a search ends; None is no end where something else ends it.
     """
 
     maskings: tuple[Masking, ...]
-    sweeps: int
+    sweeps: int | None
     num_proposals: int
     num_validated: int
     protect: Protect
@@ -81,15 +93,20 @@ class SearchOptions:
     parts: tuple[Parts, ...] = ("instructions",)
     signal: Signal = "likelihood"
     filters: bool = True
-    order: Order = "left_to_right"
-    validation: Validation = "full"
-    examples: ExampleDraw = "random"
+    order: Order = "adaptive"
+    validation: Validation = "racing"
+    examples: ExampleDraw = "failures"
     parents: Parents = "best"
     patience: int | None = None
-    holdout: float = 0.0
+    holdout: float | None = None
     protect_structure: bool = True
     leaks: Leaks = "refuse"
     bounds: Bounds = NO_BOUNDS
+
+    @property
+    def num_sweeps(self) -> int:
+        """Passes over all windows, from left to right."""
+        return 2 if self.sweeps is None else self.sweeps
 
     def identity(self) -> list[Any]:
         """What a journal knows the options by.
@@ -97,7 +114,7 @@ class SearchOptions:
         Raises:
             ValueError: a masking of the user's own cannot be described.
         """
-        plain = [self.sweeps, self.num_proposals, self.num_validated, self.seed]
+        plain = [self.num_sweeps, self.num_proposals, self.num_validated, self.seed]
         plain += [self.order, self.validation, self.examples, self.parents, self.patience]
         plain += [self.protect_structure, self.leaks, self.filters, *astuple(self.bounds)]
         plain += [describe(self.maskings, "masking"), describe(self.protect, "protect")]

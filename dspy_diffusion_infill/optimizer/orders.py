@@ -54,7 +54,7 @@ class LeftToRight:
         """As ``Order.run``."""
         search = self.search
         num_windows = self._num_windows()
-        for sweep in range(search.plan.options.sweeps):
+        for sweep in range(search.plan.options.num_sweeps):
             for name, target in search.targets.items():
                 if not self._sweep(target, sweep, num_windows[name, sweep]):
                     logger.info("the search ends: %s", search.end_reason)
@@ -67,7 +67,7 @@ class LeftToRight:
         return {
             (name, sweep): len(plan.windows(target, sweep))
             for name, target in self.search.targets.items()
-            for sweep in range(plan.options.sweeps)
+            for sweep in range(plan.options.num_sweeps)
         }
 
     def _sweep(self, target: Target, sweep: int, num_windows: int) -> bool:

@@ -21,7 +21,7 @@ from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.infiller.proposals import Rules
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.marks import read_marks
-from dspy_diffusion_infill.optimizer.acceptance import Acceptance
+from dspy_diffusion_infill.optimizer.acceptance import Acceptance, MetricFirst
 from dspy_diffusion_infill.optimizer.budget import Budget
 from dspy_diffusion_infill.optimizer.guidance import Guide
 from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
@@ -110,6 +110,11 @@ class Plan:
     def num_runs(self, rows: Sequence[object]) -> int:
         """Program runs that score these rows."""
         return len(rows) * self.scoring.num_repeats
+
+    @property
+    def is_race(self) -> bool:
+        """Whether a trial may end before all rows: racing asks what can win by ``MetricFirst``."""
+        return self.options.validation == "racing" and isinstance(self.acceptance, MetricFirst)
 
     def targets(self, worked: Worked) -> dict[str, Target]:
         """The texts to search over, at the start, with these worked examples."""

@@ -48,7 +48,7 @@ class TrialRuns:
             best: the best program's scores of all rows.
             gain: of the likelihoods, which may decide a tie; None without guidance.
         """
-        if self.plan.options.validation == "racing":
+        if self.plan.is_race:
             return self._race(program, texts, best, gain)
         rows = range(len(self.plan.valset))
         evaluation = self._run(program, rows, key_of("trial", texts))

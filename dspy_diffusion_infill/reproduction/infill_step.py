@@ -9,6 +9,7 @@ import dspy
 
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.optimizer.options import PAPER
 from dspy_diffusion_infill.optimizer.results import DetailedResults
 from dspy_diffusion_infill.programs import instructions_of, with_instructions
 from dspy_diffusion_infill.reproduction.experiment import SearchSpec
@@ -58,15 +59,14 @@ def infill(program: dspy.Module, shots: Sequence[dspy.Example], step: InfillStep
         num_proposals=search.proposals,
         examples_per_context=(1, search.examples),
         sampling=Sampling(steps=search.steps, forbid_special=search.forbid_special),
-        filters=search.filters,
         protect_structure=False,
         max_metric_calls=search.max_metric_calls,
-        guidance=None,
         num_threads=step.threads,
         max_errors=len(shots),
         seed=step.seed,
         log_dir=step.folder,
         display_progress=False,
+        **{**PAPER, "filters": search.filters},
     )
     better = optimizer.compile(program, list(shots))
     if not is_masked(step.prefix, instructions_of(program)):

@@ -5,8 +5,8 @@ valset, and a budget of metric calls. Any folder of files of the schema in ``ind
 
     python tests/benchmarks/instruction_induction.py --data FOLDER [FOLDER ...] --json OUT.json
 
-Tasks and seeds that OUT.json has already are not run again. ``--adaptive`` runs the adaptive search
-with racing and contexts from failures. ``--half`` takes one half of the tasks.
+Tasks and seeds that OUT.json has already are not run again. ``--left-to-right`` sweeps over all
+windows in place of the default search. ``--half`` takes one half of the tasks.
 """
 
 import argparse
@@ -29,7 +29,12 @@ from dspy_diffusion_infill import (
     load_denoiser,
 )
 
-ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
+LEFT_TO_RIGHT = {
+    "order": "left_to_right",
+    "validation": "full",
+    "examples": "random",
+    "sweeps": 12,
+}
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,11 @@ def run_task(task: Task, seed: int, options: argparse.Namespace, denoiser: Any) 
         equals_one_of,
         denoiser,
         max_metric_calls=options.max_metric_calls,
-        sweeps=options.sweeps,
         seed=seed,
         max_errors=NUM_TRAIN,
         display_progress=False,
         **({"guidance": None} if options.no_guidance else {}),
-        **(ADAPTIVE if options.adaptive else {}),
+        **(LEFT_TO_RIGHT if options.left_to_right else {}),
         sampling=Sampling(cache=options.cache),
     )
     better = optimizer.compile(program, task.rows(seed))
@@ -125,11 +129,10 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="all")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-metric-calls", type=int, default=400)
-    parser.add_argument("--sweeps", type=int, default=12)
     parser.add_argument("--test-rows", type=int, default=None)
     parser.add_argument("--denoiser", default="smollm2-fs")
     parser.add_argument("--no-guidance", action="store_true", help="the paper's procedure")
-    parser.add_argument("--adaptive", action="store_true")
+    parser.add_argument("--left-to-right", action="store_true", help="the default before")
     parser.add_argument("--cache", choices=["off", "window", "context"], default="off")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()

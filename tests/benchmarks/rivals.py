@@ -7,12 +7,12 @@ that asks for more is cut off, and its best instructions so far count. These inc
 scored on held-out rows, outside the budget. The figure of merit is the area under that curve, as
 the mean score over the budget.
 
-Arms: ``infill`` (the default options), ``infill_adaptive``, ``paper`` (the paper's procedure),
-``random`` (the windows of ``infill_adaptive`` filled with words of the other tasks' human
+Arms: ``infill`` (the default options), ``left_to_right`` (with guidance), ``paper`` (the paper's
+procedure), ``random`` (the windows of ``infill`` filled with words of the other tasks' human
 instructions), ``causal`` (filled by the causal LM that the denoiser was made from, given the text
 left of them), ``ape`` (whole instructions), ``ape_guided`` (ranked by our guidance), ``copro``,
-``mipro`` (instructions only), ``gepa``, ``cutia``. ``--ablate`` adds ``infill_adaptive`` with one
-thing changed each (``rival_arms/infilling.py``).
+``mipro`` (instructions only), ``gepa``, ``cutia``. ``--ablate`` adds ``infill`` with one thing
+changed each (``rival_arms/infilling.py``).
 
 OUT.jsonl gets a line for each task, kind of answers, seed and arm; what it has is not run again.
 Beside it are written OUT.md, the tables, and OUT.svg, the plot. With the embedded LM (no ``--lm``),

@@ -12,7 +12,8 @@ and prints how many it left out, and why:
 * ``inputs``: a text of six words or more stands in a measured task's row too. Of groups, examples
   with the same input as a measured row are taken out one by one, whatever their answer is.
 
-Two tasks can be cousins without sharing any of that ("second letter" and "first letter").
+Two tasks can be cousins without sharing any of that ("second letter" and "first letter"). With
+``--nearest 3`` the three kept wordings that are nearest to each measured task are printed.
 """
 
 import argparse
@@ -127,11 +128,23 @@ class Exclusion:
         kept = [one for one in row["examples"] if _input_of(one[0]) not in self._inputs]
         return {**row, "examples": kept} if len(kept) >= FEWEST_EXAMPLES else None
 
+    def nearest_to(
+        self, task: MeasuredTask, texts: Iterable[str], count: int
+    ) -> list[tuple[float, str]]:
+        """The texts that are nearest to a measured task's instructions, with their cosines."""
+        known = [self._weighted(text) for text in task.instructions]
+        weighted = [(self._beginning(text), text) for text in texts]
+        found = [(max(_dot(own, one) for one in known), text) for own, text in weighted]
+        return sorted(found, reverse=True)[:count]
+
     def _nearest(self, text: str) -> float:
         """The cosine to the nearest instructions of a measured task, 0 to 1."""
-        # Of a prompt the beginning, where it says what to do.
-        own = self._weighted(" ".join(words_of(text)[:60]))
+        own = self._beginning(text)
         return max((_dot(own, other) for other in self._known), default=0.0)
+
+    def _beginning(self, text: str) -> dict[str, float]:
+        """Of a prompt its first words, where it says what to do."""
+        return self._weighted(" ".join(words_of(text)[:60]))
 
     def _weighted(self, text: str) -> dict[str, float]:
         weights = {gram: self._rarity.get(gram, self._unseen) for gram in _grams(text, *LENGTHS)}
@@ -216,14 +229,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--measured", type=Path, nargs="+", required=True, metavar="FOLDER")
+    parser.add_argument("--nearest", type=int, default=0, metavar="N", help="wordings to print")
     options = parser.parse_args(arguments)
     exclusion = Exclusion(tuple(read_measured(options.measured)))
-    counts = Counter[str]()
+    counts, texts = Counter[str](), set[str]()
     with options.out.open("w", encoding="utf-8") as file:
         for row in filtered((row for _, row in objects_of(options.rows)), exclusion, counts):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            texts.add(row["instructions"] if "examples" in row else row["prompt"])
     shown = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     print(f"{options.rows}: {shown} -> {options.out}")
+    for task in exclusion.tasks if options.nearest else ():
+        for cosine, text in exclusion.nearest_to(task, texts, options.nearest):
+            print(f"{task.name:24} {cosine:.2f} {text:.80}")
 
 
 if __name__ == "__main__":

@@ -6,20 +6,14 @@ from typing import Any
 
 from dspy_diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.acceptance import MetricFirst
+from dspy_diffusion_infill.optimizer.options import PAPER
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.training.causal_base import load_causal_base
 from rival_arms.fillers import CausalFills, OtherFills, RandomWords
 from rival_arms.job import Arm, Job
 from rival_arms.ledger import Incumbent, trajectory_of
 
-ADAPTIVE = {"order": "adaptive", "validation": "racing", "examples": "failures"}
-PAPER = {
-    "guidance": None,
-    "filters": False,
-    "order": "left_to_right",
-    "validation": "full",
-    "examples": "random",
-}
+LEFT_TO_RIGHT = {"order": "left_to_right", "validation": "full", "examples": "random"}
 SWITCHES: dict[str, dict[str, Any]] = {
     "without_order": {"order": "left_to_right", "sweeps": 12},
     "without_choice_of_windows": {"order": "random"},
@@ -33,7 +27,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "without_label_guard": {"acceptance": MetricFirst(labels=())},
     "with_paired_test": {"acceptance": MetricFirst(max_p=0.2)},
 }
-"""Each changes one thing of the adaptive search."""
+"""Each changes one thing of the default search."""
 
 
 def infill(job: Job, denoiser: Any = None, **options: Any) -> list[Incumbent]:
@@ -56,24 +50,22 @@ def paper(job: Job) -> list[Incumbent]:
 
 
 def random_fills(job: Job) -> list[Incumbent]:
-    """The adaptive search with random words in its windows."""
+    """The default search with random words in its windows."""
     words = RandomWords(job.denoiser, job.words)
-    return infill(job, OtherFills(job.denoiser, words), **ADAPTIVE)
+    return infill(job, OtherFills(job.denoiser, words))
 
 
 def causal_fills(job: Job) -> list[Incumbent]:
-    """The adaptive search with what the causal LM writes after the text left of its windows."""
+    """The default search with what the causal LM writes after the text left of its windows."""
     filler = CausalFills(job.denoiser, load_causal_base(job.denoiser_name))
-    return infill(job, OtherFills(job.denoiser, filler), **ADAPTIVE)
+    return infill(job, OtherFills(job.denoiser, filler))
 
 
 ARMS: dict[str, Arm] = {
     "infill": infill,
-    "infill_adaptive": partial(infill, **ADAPTIVE),
+    "left_to_right": partial(infill, **LEFT_TO_RIGHT, sweeps=12),
     "paper": paper,
     "random": random_fills,
     "causal": causal_fills,
 }
-ABLATIONS: dict[str, Arm] = {
-    name: partial(infill, **{**ADAPTIVE, **switch}) for name, switch in SWITCHES.items()
-}
+ABLATIONS: dict[str, Arm] = {name: partial(infill, **switch) for name, switch in SWITCHES.items()}
