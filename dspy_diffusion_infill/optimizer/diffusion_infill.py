@@ -153,8 +153,8 @@ class DiffusionInfill(Teleprompter):
                 goes on until a cap, ``patience`` or a perfect score ends it. ``"left_to_right"``:
                 ``sweeps`` passes, the paper's. ``"random"``: as adaptive, windows at random.
             validation: ``"racing"`` scores a trial on a few rows first and gives it up when its
-                chance to win is below 20 %; ``"full"`` scores all rows, as the paper does, and so
-                does every search with an ``acceptance`` of your own.
+                chance to win is below 20 %; ``"full"`` (the paper's, or with your own
+                ``acceptance``) scores all rows.
             examples: ``"failures"`` draws worked examples into contexts more often the more often
                 programs got them wrong, where the trainset is the valset; ``"random"`` each alike.
             parents: which programs an adaptive search edits. ``"pool"``: the best one, and others
@@ -199,8 +199,7 @@ class DiffusionInfill(Teleprompter):
             acceptance: decides whether a trial is kept. None is the metric; on a tie, likelihood.
                 With guidance no edit is kept under which one label is never right any more.
             seed: decides every random choice; equal seeds give equal instructions.
-            log_dir: a folder for the journal; ``compile`` with the same folder goes on where it was
-                cut off.
+            log_dir: of the journal; ``compile`` with the same folder goes on where it was cut off.
             display_progress: show a progress bar.
             callbacks: are told of proposals, trials, better programs and the end; they cannot
                 change the search (``optimizer.callbacks``).
@@ -215,12 +214,11 @@ class DiffusionInfill(Teleprompter):
         super().__init__()
         self.metric = None if metric is None else checks.check_metric(metric)
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
-        counts = dict(num_proposals=num_proposals, num_validated=num_validated)
-        checks.check_counts(**counts, num_repeats=num_repeats)
-        limits = dict(max_metric_calls=max_metric_calls, max_lm_tokens=max_lm_tokens)
-        checks.check_counts(
-            optional=True, **limits, sweeps=sweeps, patience=patience, num_threads=num_threads
-        )
+        checks.check_counts(num_proposals=num_proposals, num_validated=num_validated)
+        checks.check_counts(num_repeats=num_repeats)
+        checks.check_counts(optional=True, sweeps=sweeps, max_metric_calls=max_metric_calls)
+        checks.check_counts(optional=True, patience=patience, max_lm_tokens=max_lm_tokens)
+        checks.check_counts(optional=True, num_threads=num_threads)
         checks.check_example_range(examples_per_context)
         self.sweeps, self.num_proposals, self.num_validated = sweeps, num_proposals, num_validated
         self.examples_per_context, self.num_repeats = examples_per_context, num_repeats
