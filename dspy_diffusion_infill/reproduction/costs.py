@@ -300,7 +300,7 @@ def _cost(name: str, spec: ModelSpec, count: _Count) -> ModelCost:
     chars = sum(most * each for most, _, each in count.asked)
     prompt, completion = chars // CHARS_PER_TOKEN, count.calls * length
     dollars = None
-    if not spec.is_local and count.calls:
+    if count.calls and not (spec.is_local or spec.lm.startswith("hosted_vllm/")):
         dollars = _dollars(spec.lm, prompt, completion)
     most = _hours(spec, count, length, [(calls, each) for calls, _, each in count.asked])
     expected = _hours(spec, count, length, [(calls, each) for _, calls, each in count.asked])
