@@ -102,9 +102,9 @@ def test_where_nothing_is_missing_the_code_is_0_and_no_lm_is_asked(
     rows.with_name("test.jsonl").write_bytes(rows.read_bytes())
     with loopback(lambda *_: "1", models=["served"]) as server:
         options = ["table1", "--scale", "smoke", "--data", "data", "--api-base", server.url]
-        result = asked(*options, "--check", "--lm", "openai/served")
+        result = asked(*options, "--check", "--lm", "hosted_vllm/served")
         assert (result.exit_code, server.bodies) == (0, []), result.output
-        other = asked(*options, "--check", "--lm", "openai/other")
+        other = asked(*options, "--check", "--lm", "hosted_vllm/other")
     assert other.exit_code == 3
     assert f"the server at {server.url} serves served (rows 1-6): serve other at " in other.output
 

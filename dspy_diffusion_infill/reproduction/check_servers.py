@@ -29,12 +29,16 @@ def missing_servers(target: Target, answers: Answers) -> Iterator[Missing]:
         target: what is asked for.
         answers: of ``server_urls``.
     """
+    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for name, users in _asked(target).items():
         spec = target.specs[name]
         url = models_url(spec)
         problem = _key_problem(spec) if url is None else _problem(spec, url, answers.get(url))
         if problem:
-            yield missing(f"{name}, {problem[0]}", problem[1], users)
+            found.setdefault(problem, {})[name] = users
+    for (what, command), by_name in found.items():
+        rows = {row.number: row for users in by_name.values() for row in users}
+        yield missing(f"the LM of {', '.join(by_name)}, {what}", command, rows.values())
     started = {name for name, spec in target.specs.items() if target.serve and spec.serve}
     rows = [row for row in target.measured if row.lms(target.specs) & started]
     if rows and shutil.which("vllm") is None:
