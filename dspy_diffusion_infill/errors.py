@@ -54,6 +54,10 @@ class ExperimentError(DiffusionInfillError, RuntimeError):
     """An experiment cannot go on; what it has done so far is in its folder."""
 
 
+class MissingPiecesError(ExperimentError):
+    """No row of a table can run; the message says what provides each missing piece."""
+
+
 class TooManyErrors(DiffusionInfillError):  # noqa: N818 - the name says what happened, as in stopiteration
     """More than ``max_errors`` metric calls failed.
 

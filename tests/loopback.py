@@ -3,13 +3,14 @@
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dspy
+if TYPE_CHECKING:
+    import dspy
 
 RATE_LIMITED = 429
 Script = Callable[[int, dict[str, Any]], str | int | bytes]
@@ -30,8 +31,10 @@ class Loopback:
     answered: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def lm(self, **options: Any) -> dspy.LM:
+    def lm(self, **options: Any) -> "dspy.LM":
         """A ``dspy.LM`` of this server; DSPy's own cache is off unless asked for."""
+        import dspy
+
         options = {
             "cache": False,
             "temperature": 1.0,
@@ -52,10 +55,22 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def loopback(script: Script) -> Iterator[Loopback]:
-    """Serves ``script(number of the request, its body)``: a completion, a status, or raw bytes."""
+def loopback(script: Script, *, port: int = 0, models: Sequence[str] = ()) -> Iterator[Loopback]:
+    """Serves ``script(number of the request, its body)``: a completion, a status, or raw bytes.
+
+    It lists ``models`` as vLLM does; a free port is taken where none is given.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            listed = [{"id": name, "object": "model"} for name in models]
+            data = json.dumps({"object": "list", "data": listed}).encode()
+            self.send_response(200 if self.path == "/v1/models" else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with seen.lock:
@@ -79,7 +94,7 @@ def loopback(script: Script) -> Iterator[Loopback]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", port), Handler)
     seen = Loopback(f"http://127.0.0.1:{server.server_address[1]}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -113,3 +128,8 @@ def _completion(body: dict[str, Any], text: str) -> dict[str, Any]:
         "choices": [choice],
         "usage": usage,
     }
+
+
+if __name__ == "__main__":  # python loopback.py PORT MODEL: a server to start and stop
+    with loopback(lambda *_: "[RESULT] 3", port=int(sys.argv[1]), models=sys.argv[2:]):
+        threading.Event().wait()

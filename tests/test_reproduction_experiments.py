@@ -1,5 +1,6 @@
 import pytest
 
+from dspy_diffusion_infill.denoisers.checkpoints.hub import KNOWN
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.loading import load_dataset
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
@@ -13,6 +14,7 @@ from dspy_diffusion_infill.reproduction.experiment_files import (
     with_lm,
 )
 from dspy_diffusion_infill.reproduction.tables import HEADINGS
+from dspy_diffusion_infill.training.recipe import load_recipe
 
 SMALL = {
     "title": "Small",
@@ -168,6 +170,16 @@ def test_conditions_say_steps_and_paper_figures() -> None:
 def test_a_typo_in_a_file_is_named(change: dict, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         parse_experiment({**SMALL, **change}, name="small", scale="full")
+
+
+def test_every_checkpoint_is_on_the_hub_or_has_a_recipe_for_one_gpu_and_its_folder() -> None:
+    for name, spec in load_models("full").items():
+        if not spec.recipe:
+            assert spec.denoiser is None or spec.denoiser in KNOWN
+            continue
+        recipe = load_recipe(spec.recipe)
+        assert spec.recipe == f"{name}-lora" and recipe.model.form == "lora"
+        assert spec.denoiser == f"runs/{name}" == f"runs/{load_recipe(name).name}"
 
 
 def test_unknown_tables_and_scales_are_refused() -> None:

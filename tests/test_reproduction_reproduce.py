@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from doubles import WordDenoiser
 from loopback import loopback, prompt_of
 from small_experiment import FilledIn, Infill, infilled_by, run_small, specs, write_summeval
 
-from dspy_diffusion_infill.errors import DataError
+from dspy_diffusion_infill.errors import DataError, ExperimentError
 from dspy_diffusion_infill.reproduction import perplexity as perplexity_module
 from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
 from dspy_diffusion_infill.reproduction.experiment_run import run_experiment
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.perplexity import GoldPerplexity
-from dspy_diffusion_infill.reproduction.reproduce import reproduce
+from dspy_diffusion_infill.reproduction.reproduce import reproduce, train_missing
 from dspy_diffusion_infill.reproduction.tables import Table
+from dspy_diffusion_infill.reproduction.targets import make_target
 
 PLAIN = [{"label": {"Prompt": "C-gen"}, "model": "a", "template": "c_gen"}]
 
@@ -257,6 +259,19 @@ def test_a_run_says_what_it_will_take_and_what_it_took(tmp_path: Path) -> None:
             {"checkpoints": ["llama-8b=x"], "table": "table4", "lm": "openai/x"},
             "table4 does not use the denoiser of 'llama-8b'",
         ),
+        ({"context_lengths": ["dream"]}, "given as NAME=TOKENS, got 'dream'"),
+        ({"context_lengths": ["dream=0"]}, "given as NAME=TOKENS, got 'dream=0'"),
+        ({"context_lengths": ["llada-ro=9"]}, "table1 does not use the denoiser of 'llada-ro'"),
+        ({"rows": "1,7"}, "rows .* ranges of 1..6, such as 1-3,6, got '7'"),
+        ({"rows": "3-2"}, "rows .* got '3-2'"),
+        ({"models": "llada-ro"}, "those that table1 measures, llada, dream; got 'llada-ro'"),
+        ({"rows": "1", "models": "dream"}, "leave no row of table1"),
+        ({"budget_hours": 0.0}, "must be above 0, got 0"),
+        ({"budget_hours": float("nan")}, "must be above 0, got nan"),
+        ({"budget_hours": 5.0, "scale": "smoke"}, "no model here has a known size"),
+        ({"train": True}, "table1 uses no checkpoint that is trained here"),
+        ({"serve": True}, "table1 asks no LM that is served here"),
+        ({"serve": True, "table": "table4", "lm": "openai/x"}, "table4 asks no LM that is served"),
     ],
 )
 def test_an_option_that_means_nothing_for_the_table_is_refused(
@@ -265,3 +280,26 @@ def test_an_option_that_means_nothing_for_the_table_is_refused(
     with pytest.raises(ValueError, match=problem):
         reproduce(**{"table": "table1", "output": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_checkpoints_are_trained_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/llada-fs/stages").mkdir(parents=True)
+    commands: list[list[str]] = []
+
+    def called(command: list[str], *, check: bool) -> subprocess.CompletedProcess:
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, int("llada-fs-lora" in command))
+
+    monkeypatch.setattr(subprocess, "run", called)
+    target = make_target("table7", train=True)
+    with pytest.raises(ExperimentError, match=r"the training of llada-fs failed: .* --resume"):
+        train_missing(target)
+    training = ["-m", "dspy_diffusion_infill.training"]
+    assert commands == [
+        [*training, "llada-fs-lora", "--output", "runs/llada-fs", "--resume"],
+    ]
+    train_missing(make_target("table7", train=True, models="llada,llada-ro"))
+    assert commands[1:] == [[*training, "llada-ro-lora", "--output", "runs/llada-ro"]]

@@ -13,6 +13,7 @@ import pytest
 from doubles import WordDenoiser
 from loopback import RATE_LIMITED, Loopback, loopback, prompt_of
 from small_experiment import (
+    CONTENT,
     NUM_ARTICLES,
     NUM_SYSTEMS,
     NUM_TEST,
@@ -128,6 +129,12 @@ def test_a_stopped_run_goes_on_to_the_same_table_and_asks_nothing_twice(
         with pytest.raises(RunStopped):
             run_small(data, tmp_path / "out", server.url)
         assert num_answers < len(server.bodies) < num_calls
+        written = tmp_path / "out/small.md"
+        assert written.is_file() == (num_answers > 2 * NUM_TEST)
+        if written.is_file():  # the first row is measured, the others are not yet
+            first, *others = written.read_text(encoding="utf-8").splitlines()[4:7]
+            assert "| openai/a |" in first
+            assert all(line.endswith("| not run yet |") for line in others)
         resumed = run_small(data, tmp_path / "out", server.url)
     assert resumed.markdown() == whole.table.markdown()
     assert len(server.bodies) == num_calls
@@ -250,6 +257,21 @@ def test_too_many_failed_calls_end_the_run(data: Path, tmp_path: Path) -> None:
         with pytest.raises(ExperimentError, match=r"more than max_errors=3 calls failed.*go on"):
             run_small(data, tmp_path / "out", server.url, max_errors=3, threads=1)
         assert len(server.bodies) == 4
+
+
+def test_a_row_that_is_not_run_stays_in_the_table_and_asks_nothing(
+    data: Path, tmp_path: Path, whole: Whole
+) -> None:
+    conditions = [CONTENT["conditions"][0], CONTENT["conditions"][2] | {"not_run": "no server"}]
+    with loopback(verdict) as server:
+        table = run_small(data, tmp_path / "out", server.url, conditions=conditions)
+        assert {body["model"] for body in server.bodies} == {"a"}
+    lines = table.markdown().splitlines()
+    assert lines[4] in whole.table.markdown()
+    assert (
+        lines[5] == "| B | C-gen Infill (transfer) | – | – | – | – | – | – | not run: no server |"
+    )
+    assert table.csv().splitlines()[2].endswith(",0,0,0,not run: no server")
 
 
 def test_equal_rows_are_asked_for_once(tmp_path: Path) -> None:

@@ -102,6 +102,21 @@ def load_dataset(
             file, row and field), or the hub cannot be reached.
         MissingDependencyError: the package ``datasets`` is needed and not installed.
     """
+    kind, asked, wanted = _parsed(name, split)
+    rows = [row for files in wanted for row in _rows(kind, files, data)]
+    made = list(kind.examples(rows))
+    kept = [example for example in made if example is not None]
+    source = ", ".join(dict.fromkeys(row.source for row in rows))
+    found = asked.part(kept)
+    if not found:
+        raise DataError(f"{source}: split {split or 'all'!r} of {name} holds no example")
+    loaded = Examples(found, source=source, num_dropped=len(made) - len(kept))
+    logger.info("%s: %d examples of %s, %d dropped", name, len(found), source, loaded.num_dropped)
+    return loaded
+
+
+def _parsed(name: str, split: str | None) -> tuple[_DataSet, _Split, tuple[_Files, ...]]:
+    """The data set, the part of its examples that is asked for, and the files of it."""
     if name not in _DATA_SETS:
         raise ValueError(f"name must be one of {', '.join(_DATA_SETS)}, got {name!r}")
     kind = _DATA_SETS[name]
@@ -111,18 +126,56 @@ def load_dataset(
         known = ", ".join((*kind.splits, "all"))
         raise ValueError(f"split of {name} must be one of {known}, as in 'all[:32]', got {split!r}")
     chosen = kind.splits.get(part, _Split())
-    wanted = kind.files if chosen.file is None else (kind.files[chosen.file],)
-    rows = [row for files in wanted for row in _rows(kind, files, data)]
-    made = list(kind.examples(rows))
-    kept = [example for example in made if example is not None]
-    source = ", ".join(dict.fromkeys(row.source for row in rows))
     start, stop = (int(text) if text else None for text in (parsed["start"], parsed["stop"]))
-    found = chosen.part(kept)[start:stop]
-    if not found:
-        raise DataError(f"{source}: split {split or 'all'!r} of {name} holds no example")
-    loaded = Examples(found, source=source, num_dropped=len(made) - len(kept))
-    logger.info("%s: %d examples of %s, %d dropped", name, len(found), source, loaded.num_dropped)
-    return loaded
+    wanted = kind.files if chosen.file is None else (kind.files[chosen.file],)
+    return kind, _Split(chosen.file, lambda rows: chosen.part(rows)[start:stop]), wanted
+
+
+@dataclass(frozen=True, slots=True)
+class MissingFile:
+    """A file of a data set that a folder lacks, and where its rows are.
+
+    Attributes:
+        path: where ``load_dataset`` looks for it.
+        hub_id: the data set on the hub.
+        hub_config: its configuration there.
+        hub_split: its split there.
+    """
+
+    path: Path
+    hub_id: str
+    hub_config: str | None
+    hub_split: str
+
+
+def missing_files(
+    name: str, *, data: str | Path | None = None, split: str | None = None
+) -> list[MissingFile]:
+    """The files that ``load_dataset`` would not find; with None, all of them for ``data/``.
+
+    Raises:
+        ValueError: as ``load_dataset``.
+    """
+    kind, _, wanted = _parsed(name, split)
+    folder = Path("data" if data is None else data)
+    if data is not None and folder.is_file():
+        return []
+    return [
+        MissingFile(
+            folder / kind.folders[0] / _name_to_write(files),
+            kind.hub_id,
+            kind.hub_config,
+            files.hub_split,
+        )
+        for files in wanted
+        if data is None or _local_file(kind, files, folder) is None
+    ]
+
+
+def _name_to_write(files: _Files) -> str:
+    """A JSON Lines file of the hub's own form, where the data set knows one."""
+    lines = [name for name in files.names if name == f"{files.hub_split}.jsonl"]
+    return [*lines, *files.names][0]
 
 
 def _rows(kind: _DataSet, files: _Files, data: str | Path | None) -> list[Record]:
@@ -131,15 +184,19 @@ def _rows(kind: _DataSet, files: _Files, data: str | Path | None) -> list[Record
     path = Path(data)
     if path.is_file():
         return read_rows(path)
-    folders = [path, *(path / name for name in kind.folders)]
-    candidates = [folder / name for folder in folders for name in files.names]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = _local_file(kind, files, path)
     if found is None:
         raise DataError(
             f"{path} holds none of {', '.join(files.names)}, nor does a folder "
             f"{' or '.join(kind.folders)} in it"
         )
     return read_rows(found)
+
+
+def _local_file(kind: _DataSet, files: _Files, path: Path) -> Path | None:
+    folders = [path, *(path / name for name in kind.folders)]
+    candidates = [folder / name for folder in folders for name in files.names]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _hub_rows(kind: _DataSet, split: str) -> list[Record]:

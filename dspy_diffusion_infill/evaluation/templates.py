@@ -10,6 +10,7 @@ words. The masked forms of the last two are ours: the paper does not show its ow
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
@@ -107,6 +108,7 @@ def _text(name: str) -> str:
     return text
 
 
+@cache
 def read_prompt(name: str) -> str:
     """The text of ``prompts/<name>.txt``, without its final line break."""
     folder = files("dspy_diffusion_infill.evaluation") / "prompts"

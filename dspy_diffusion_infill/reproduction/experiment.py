@@ -23,11 +23,15 @@ PerplexityOver = Literal["sequence", "response"]
 EMBEDDED = "embedded"
 DIFFUSION = "diffusion"
 
-_JUDGED = ("pearson", "spearman", "kendall", "perplexity")
+PERPLEXITY = "perplexity"
+FILL_MEASURES = ("end_of_text", "only_end_of_text")
+"""In per cent: of the filled tokens, and of the prompts that are filled with nothing else."""
+
+_JUDGED = ("pearson", "spearman", "kendall", PERPLEXITY)
 MEASURES: Mapping[TaskName, tuple[str, ...]] = {
     "summeval": _JUDGED,
     "biggen": _JUDGED,
-    "gsm8k": ("em", "em_strict", "tokens", "end_of_text", "only_end_of_text"),
+    "gsm8k": ("em", "em_strict", "tokens", *FILL_MEASURES),
     "hover": ("recall", "f1", "label_accuracy"),
 }
 
@@ -59,12 +63,18 @@ class ModelSpec:
         lm: ``diffusion`` (the denoiser answers), ``embedded``, or a name for ``dspy.LM``.
         denoiser: for ``load_denoiser``; None where the model proposes nothing.
         options: of the LM: ``temperature``, ``max_tokens``, ``api_base``, …
-        billions: parameters that a token passes through, for the cost estimate; None is unknown.
+        billions: parameters that a token passes through, of the denoiser where there is one, else
+            of the LM; for the cost estimate. None is unknown.
         plain_prompts: whether the LM cannot follow DSPy's chat format, so that plain templates are
             used wherever DSPy asks it for something.
         system: name of the system text in ``prompts/`` that judges of this model get.
         context_length: tokens that the denoiser takes, in place of what its authors state; None is
             what they state.
+        stated_context: what the authors state, for checks before a run; None is unknown.
+        recipe: trains the denoiser into its folder on one GPU of 80 GB; empty where it is on the
+            hub.
+        serve: the command that serves the LM at its ``api_base``; ``{prompts}`` stands for the
+            folder of the package's prompts.
     """
 
     lm: str
@@ -74,11 +84,19 @@ class ModelSpec:
     plain_prompts: bool = False
     system: str = ""
     context_length: Annotated[int, Field(ge=1)] | None = None
+    stated_context: Annotated[int, Field(ge=1)] | None = None
+    recipe: str = ""
+    serve: str = ""
 
     @property
     def is_local(self) -> bool:
         """Whether the LM runs in this process, costs no money, and takes a seed."""
         return self.lm in (EMBEDDED, DIFFUSION)
+
+    @property
+    def max_context(self) -> int | None:
+        """The tokens that the model takes; None is unknown."""
+        return self.context_length or self.stated_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -136,6 +154,7 @@ class Condition:
         found_with: the model whose LM validates during the steps; None is ``model``. Another one
             makes the condition a transfer.
         paper: measure to the paper's mean and standard deviation.
+        not_run: why the row is not measured; it stays in the table. Empty where it is.
     """
 
     label: Mapping[str, str]
@@ -147,6 +166,7 @@ class Condition:
     paper: Mapping[str, Annotated[PaperFigure, BeforeValidator(_figure_from_file)]] = field(
         default_factory=dict
     )
+    not_run: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -287,10 +307,25 @@ class Experiment:
         return tuple(dict.fromkeys(key for c in self.conditions for key in c.label))
 
     @property
+    def measured(self) -> tuple[Condition, ...]:
+        """The rows that are run."""
+        return tuple(condition for condition in self.conditions if not condition.not_run)
+
+    @property
+    def only_fills(self) -> bool:
+        """Whether no LM is asked anything: what denoisers fill in is counted."""
+        return set(self.measures) <= set(FILL_MEASURES)
+
+    @property
+    def answers_rows(self) -> bool:
+        """Whether test rows are answered: not where only fills or perplexities are taken."""
+        return not (self.only_fills or set(self.measures) == {PERPLEXITY})
+
+    @property
     def models(self) -> tuple[str, ...]:
-        """The names of all models that take part."""
-        names = [name for c in self.conditions for name in (c.model, c.found_with or c.model)]
-        proposing = [step.by for c in self.conditions for step in c.steps]
+        """The names of all models that take part in rows that are run."""
+        names = [name for c in self.measured for name in (c.model, c.found_with or c.model)]
+        proposing = [step.by for c in self.measured for step in c.steps]
         return tuple(dict.fromkeys([*names, *proposing]))
 
 

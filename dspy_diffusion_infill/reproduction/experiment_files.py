@@ -82,7 +82,26 @@ def with_checkpoints(specs: Mapping[str, ModelSpec], named: Sequence[str]) -> di
             raise ValueError(f"a model is given as NAME=CHECKPOINT, got {text!r}")
         if name not in specs:
             raise ValueError(f"model must be one of {', '.join(specs)}, got {name!r}")
-        changed[name] = replace(specs[name], denoiser=checkpoint)
+        changed[name] = replace(specs[name], denoiser=checkpoint, recipe="")
+    return changed
+
+
+def with_context_lengths(
+    specs: Mapping[str, ModelSpec], named: Sequence[str]
+) -> dict[str, ModelSpec]:
+    """The models with denoisers that take more or fewer tokens, given as ``NAME=TOKENS``.
+
+    Raises:
+        ValueError: not of this form, or there is no model of that name.
+    """
+    changed = dict(specs)
+    for text in named:
+        name, _, tokens = text.partition("=")
+        if not tokens.isdecimal() or int(tokens) < 1:
+            raise ValueError(f"a context length is given as NAME=TOKENS, got {text!r}")
+        if name not in specs:
+            raise ValueError(f"model must be one of {', '.join(specs)}, got {name!r}")
+        changed[name] = replace(specs[name], context_length=int(tokens))
     return changed
 
 
@@ -103,7 +122,9 @@ def with_lm(
             spec,
             lm=lm,
             options={**_portable(spec.options), **options},
-            billions=None,
+            billions=spec.billions if spec.denoiser else None,
+            stated_context=spec.stated_context if spec.denoiser else None,
+            serve="",
         )
         for name, spec in specs.items()
     }

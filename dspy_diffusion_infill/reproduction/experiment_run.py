@@ -17,7 +17,14 @@ from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.plots import save_plot
 from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
 from dspy_diffusion_infill.reproduction.retries import reason_of
-from dspy_diffusion_infill.reproduction.runner import OnProgress, Runner, no_progress
+from dspy_diffusion_infill.reproduction.runner import (
+    CellResult,
+    OnProgress,
+    Runner,
+    Serving,
+    always_up,
+    no_progress,
+)
 from dspy_diffusion_infill.reproduction.tables import Table, make_table
 from dspy_diffusion_infill.reproduction.tasks import Benchmark, Gsm8kTask, HoverTask, JudgeTask
 
@@ -35,12 +42,13 @@ def run_experiment(
     output: Path,
     echo: Echo = print,
     on_progress: OnProgress = no_progress,
+    serving: Serving = always_up,
 ) -> Table:
     """Runs an experiment, or what is left of it, and writes its table.
 
-    The folder ``output`` gets ``<name>.md``, ``.csv``, ``.png`` and ``.svg``, and the journals
-    (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``, ``searches/``), with which
-    the same command resumes a run that was killed.
+    The folder ``output`` gets ``<name>.md`` and ``.csv`` after each cell, at the end ``.png`` and
+    ``.svg``, and the journals (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``,
+    ``searches/``), with which the same command resumes a run that was killed.
 
     Args:
         experiment: from ``load_experiments``.
@@ -50,6 +58,7 @@ def run_experiment(
         output: made where it is missing.
         echo: prints a line.
         on_progress: called with a cell, how many of its rows are done, and of how many.
+        serving: what must be up while a cell is run.
 
     Raises:
         DataError: the data are missing or ill-formed.
@@ -60,18 +69,42 @@ def run_experiment(
     retries = Journal(output / "retries.jsonl")
     models = Models(specs, on_retry=_retry_writer(retries, experiment))
     runner = make_runner(
-        experiment, models, stop, data=data, corpus=corpus, output=output, on_progress=on_progress
+        experiment,
+        models,
+        stop,
+        data=data,
+        corpus=corpus,
+        output=output,
+        on_progress=on_progress,
+        serving=serving,
     )
     calls = CallJournal(output / "calls", stop)
     with calls.in_use():
         _announce(runner, echo)
+        results: list[CellResult] = []
         with stop.on_signals():
-            results = runner.run()
+            for result in runner.results():
+                results.append(result)
+                _write(runner, results, retries, output)
+        table = _write(runner, results, retries, output)
+    save_plot(table, output / experiment.name)
+    seconds = time.perf_counter() - started
+    echo(table.markdown())
+    echo(
+        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
+        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
+    )
+    return table
+
+
+def _write(runner: Runner, results: Sequence[CellResult], retries: Journal, output: Path) -> Table:
+    """Writes the table as far as it goes."""
+    experiment, models = runner.experiment, runner.models
     table = make_table(
         experiment,
         runner.task,
         results,
-        models={name: models.lm(name).model for name in experiment.models},
+        models={name: models.lm_name(name) for name in {r.cell.condition.model for r in results}},
         notes=[retry_remark(retries, experiment), *run_remarks(runner)],
     )
     found = [
@@ -80,12 +113,6 @@ def run_experiment(
         if result.cell.condition.steps
     ]
     write_table(table, found, output)
-    seconds = time.perf_counter() - started
-    echo(table.markdown())
-    echo(
-        f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
-        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
-    )
     return table
 
 
@@ -98,11 +125,12 @@ def make_runner(
     corpus: Path | None = None,
     output: Path,
     on_progress: OnProgress = no_progress,
+    serving: Serving = always_up,
 ) -> Runner:
     """The runner of an experiment: data, task and journals are read, and no model is loaded."""
     test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
     shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
-    task = _benchmark(experiment, data, corpus)
+    task = benchmark(experiment, _index(experiment, data, corpus))
     prompts = PromptSearch(
         task=task,
         models=models,
@@ -122,6 +150,7 @@ def make_runner(
         shots=shots,
         stop=stop,
         on_progress=on_progress,
+        serving=serving,
     )
 
 
@@ -141,23 +170,36 @@ def _announce(runner: Runner, echo: Echo) -> None:
         echo(f"  {cost}")
 
 
-def _benchmark(experiment: Experiment, data: Path | None, corpus: Path | None) -> Benchmark:
+def benchmark(experiment: Experiment, index: Bm25Index | None) -> Benchmark:
+    """The experiment's task; HoVer's needs an index of pages."""
     if experiment.task in ("summeval", "biggen"):
         return JudgeTask(experiment.judge)
     if experiment.task == "gsm8k":
         return Gsm8kTask()
-    places = [data / place for place in CORPUS_PLACES] if data is not None else []
-    found = corpus or next((place for place in places if place.is_file()), None)
+    assert index is not None, "HoVer searches pages"
+    return HoverTask(index, experiment.pages_per_hop)
+
+
+def _index(experiment: Experiment, data: Path | None, corpus: Path | None) -> Bm25Index | None:
+    if experiment.task != "hover":
+        return None
+    found = corpus or find_corpus(data, None)
     if found is None:
         raise DataError(
             "HoVer searches a corpus of pages: give a JSONL file of {title, text} as corpus "
             "(--corpus), or as corpus.jsonl in the data folder"
         )
-    return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
+    return Bm25Index.from_file(found)
+
+
+def find_corpus(data: Path | None, corpus: Path | None) -> Path | None:
+    """HoVer's pages: what is given, else in the data folder; None where they are not there."""
+    places = [data / place for place in CORPUS_PLACES] if data is not None else []
+    return next((one for one in ([corpus] if corpus else places) if one.exists()), None)
 
 
 def write_table(table: Table, prompts: Sequence[tuple[str, Sequence[str]]], output: Path) -> None:
-    """Writes a table, its plot, and the prompts that were found, under a heading each."""
+    """Writes a table, and the prompts that were found, under a heading each."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / table.experiment.name
     path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
@@ -166,7 +208,6 @@ def write_table(table: Table, prompts: Sequence[tuple[str, Sequence[str]]], outp
     if found:
         text = "\n\n".join(["# The prompts that were found", *found]) + "\n"
         (output / f"{table.experiment.name}_prompts.md").write_text(text, encoding="utf-8")
-    save_plot(table, path)
 
 
 def _fenced(text: str) -> str:

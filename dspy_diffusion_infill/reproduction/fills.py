@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dspy
@@ -18,12 +18,10 @@ from dspy_diffusion_infill.reproduction.experiment_run import Echo, make_runner,
 from dspy_diffusion_infill.reproduction.footers import closing_remarks
 from dspy_diffusion_infill.reproduction.journals import Stop
 from dspy_diffusion_infill.reproduction.models import Models
+from dspy_diffusion_infill.reproduction.plots import save_plot
 from dspy_diffusion_infill.reproduction.runner import Cell, Runner
-from dspy_diffusion_infill.reproduction.tables import Table, TableRow
+from dspy_diffusion_infill.reproduction.tables import Table, TableRow, not_run
 from dspy_diffusion_infill.windows import Prefix, Window, take_marks
-
-FILL_MEASURES = ("end_of_text", "only_end_of_text")
-"""In per cent: of the filled tokens, and of the prompts that are filled with nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +64,24 @@ def run_fills(
     """
     models = Models(specs)
     runner = make_runner(experiment, models, Stop(), data=data, output=output)
-    found: list[tuple[Condition, list[list[Fill]]]] = []
-    for condition in experiment.conditions:
-        denoiser = models.denoiser(condition.steps[0].by)
-        runs = [fills(runner, Cell(condition, seed), denoiser) for seed in experiment.seeds]
-        found.append((condition, runs))
-    rows = [_row(one, runs, models.denoiser(one.steps[0].by).name) for one, runs in found]
-    prompts = [
-        (str(Cell(condition, seed)), [fill.prompt for fill in filled])
-        for condition, runs in found
-        for seed, filled in zip(experiment.seeds, runs, strict=True)
-    ]
-    table = Table(experiment, tuple(rows), tuple(_notes(experiment)))
+    rows = {place: _row(one, [], not_run(one)) for place, one in enumerate(experiment.conditions)}
+    prompts: list[tuple[str, list[str]]] = []
+    table = Table(experiment, tuple(rows.values()), tuple(_notes(experiment)))
     write_table(table, prompts, output)
+    for place, condition in enumerate(experiment.conditions):
+        if condition.not_run:
+            continue
+        denoiser = models.denoiser(condition.steps[0].by)
+        cells = [Cell(condition, seed) for seed in experiment.seeds]
+        runs = [fills(runner, cell, denoiser) for cell in cells]
+        rows[place] = _row(condition, runs, denoiser.name)
+        prompts += [
+            (str(cell), [fill.prompt for fill in run])
+            for cell, run in zip(cells, runs, strict=True)
+        ]
+        table = replace(table, rows=tuple(rows.values()))
+        write_table(table, prompts, output)
+    save_plot(table, output / experiment.name)
     echo(table.markdown())
     return table
 

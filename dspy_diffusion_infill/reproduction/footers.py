@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dspy_diffusion_infill.journal import Journal
-from dspy_diffusion_infill.reproduction.experiment import Experiment, PromptStep
+from dspy_diffusion_infill.reproduction.experiment import PERPLEXITY, Experiment, PromptStep
 from dspy_diffusion_infill.reproduction.models import Models
-from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY
 from dspy_diffusion_infill.reproduction.runner import CellResult, Runner
 
 
@@ -74,7 +73,7 @@ def run_remarks(runner: Runner) -> list[str]:
     cut = experiment.test.max_chars
     proposers = {
         step.by: _proposer(step, runner.models)
-        for condition in experiment.conditions
+        for condition in experiment.measured
         for step in condition.steps
     }
     measured = (

@@ -1,4 +1,4 @@
-"""The models of an experiment, loaded when they are first needed and then shared."""
+"""The models of an experiment: LMs are shared, and one denoiser at a time is in memory."""
 
 import copy
 import json
@@ -24,6 +24,9 @@ _ADDRESS = ("api_base", "base_url")
 class Models:
     """LMs and denoisers by name.
 
+    A denoiser of 8 billion parameters takes 16 GB, so that another one takes its place: what keys
+    and tables say of it is kept, and it is loaded again where it is needed again.
+
     Attributes:
         specs: what each name stands for.
         on_retry: called with a model's name and an error after which a call of it is sent again.
@@ -33,6 +36,7 @@ class Models:
     on_retry: Callable[[str, Exception], None] = lambda name, error: None
     _lms: dict[str, dspy.LM] = field(default_factory=dict)
     _denoisers: dict[str, Denoiser] = field(default_factory=dict)
+    _known: dict[tuple[str, str], str] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def spec(self, name: str) -> ModelSpec:
@@ -59,6 +63,8 @@ class Models:
     def denoiser(self, name: str) -> Denoiser:
         """The denoiser of a model; models of the same checkpoint share its weights.
 
+        The denoiser of another checkpoint is let go before.
+
         Raises:
             ValueError: the model has none.
         """
@@ -68,6 +74,9 @@ class Models:
             raise ValueError(f"model {name!r} has no denoiser: give it one in models.yaml")
         with self._lock:
             if checkpoint not in self._denoisers:
+                self._denoisers.clear()
+                for other in [one for one in self._lms if self.spec(one).lm == DIFFUSION]:
+                    del self._lms[other]  # an LM holds its denoiser
                 self._denoisers[checkpoint] = load_denoiser(checkpoint)
             shared = self._denoisers[checkpoint]
         if spec.context_length is None:
@@ -93,6 +102,26 @@ class Models:
 
         That is its options, the system text of its judges, and the form of its prompts.
         """
+        return self._remembered("identity", name, self._identity)
+
+    def lm_name(self, name: str) -> str:
+        """The LM's real name: what a table says that it was measured on."""
+        return self._remembered("lm", name, lambda one: self.lm(one).model)
+
+    def denoiser_name(self, name: str) -> str:
+        """The denoiser's real name, with its weights' revision, and the tokens it takes."""
+        return self._remembered("denoiser", name, self._denoiser_name)
+
+    def _remembered(self, kind: str, name: str, find: Callable[[str], str]) -> str:
+        if (kind, name) not in self._known:
+            self._known[kind, name] = find(name)
+        return self._known[kind, name]
+
+    def _denoiser_name(self, name: str) -> str:
+        denoiser = self.denoiser(name)
+        return f"{denoiser.name}, {denoiser.context_length} tokens"
+
+    def _identity(self, name: str) -> str:
         lm, spec = self.lm(name), self.spec(name)
         hidden = (*_SECRET, *_ADDRESS)
         options = {key: value for key, value in lm.kwargs.items() if key not in hidden}

@@ -9,10 +9,7 @@ from dspy_diffusion_infill.denoisers import Denoiser
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.programs import signature_of
-from dspy_diffusion_infill.reproduction.experiment import Experiment, PerplexityOver
-from dspy_diffusion_infill.training import perplexity
-
-PERPLEXITY = "perplexity"
+from dspy_diffusion_infill.reproduction.experiment import PERPLEXITY, Experiment, PerplexityOver
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,9 @@ def measure_perplexity(
     seed: int,
 ) -> GoldPerplexity:
     """Diffusion perplexity over the prompts and responses that fit the denoiser together."""
+    # Torch comes with it, and what is checked before a run must start without.
+    from dspy_diffusion_infill.training import perplexity
+
     pairs = zip(prompts, responses, strict=True)
     fitting = [pair for pair in pairs if _fits(denoiser, *pair)]
     num_too_long = len(prompts) - len(fitting)

@@ -141,8 +141,7 @@ class PromptSearch:
     def _proposer(self, step: PromptStep) -> str:
         if step.kind != "infill":
             return self.models.identity(step.by)
-        denoiser = self.models.denoiser(step.by)
-        return f"{denoiser.name}, {denoiser.context_length} tokens"
+        return self.models.denoiser_name(step.by)
 
     def _run(
         self, step: PromptStep, program: dspy.Module, asked: SearchTask, folder: Path

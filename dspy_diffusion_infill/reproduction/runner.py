@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,10 +55,16 @@ class Cell:
 
 
 OnProgress = Callable[[Cell, int, int], None]
+Serving = Callable[[Cell], AbstractContextManager[None]]
 
 
 def no_progress(cell: Cell, done: int, total: int) -> None:
     """Ignores the progress of a cell."""
+
+
+def always_up(cell: Cell) -> AbstractContextManager[None]:
+    """The servers that a cell needs are not ours to start."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,7 @@ class Runner:
         shots: the pool that few-shot examples are drawn from.
         stop: asked before every row.
         on_progress: called with a cell, how many of its rows are done, and of how many.
+        serving: what must be up while a cell is run.
     """
 
     experiment: Experiment
@@ -119,21 +127,24 @@ class Runner:
     shots: Examples
     stop: Stop
     on_progress: OnProgress = no_progress
+    serving: Serving = always_up
     _num_errors: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cells(self) -> list[Cell]:
-        """All conditions with all seeds, in the order in which they run."""
-        return [Cell(c, seed) for c in self.experiment.conditions for seed in self.experiment.seeds]
+        """The conditions that are run with all seeds, in the order in which they run."""
+        return [Cell(c, seed) for c in self.experiment.measured for seed in self.experiment.seeds]
 
-    def run(self) -> list[CellResult]:
-        """Runs every cell.
+    def results(self) -> Iterator[CellResult]:
+        """Runs every cell, one after the other.
 
         Raises:
             RunStopped: the run was asked to stop; what is done is journaled.
             ExperimentError: more than ``max_errors`` calls failed.
         """
-        return [self.run_cell(cell) for cell in self.cells()]
+        for cell in self.cells():
+            with self.serving(cell):
+                yield self.run_cell(cell)
 
     def run_cell(self, cell: Cell) -> CellResult:
         """Finds the cell's prompt and measures it; a prompt with a hole is not measured.
@@ -151,7 +162,7 @@ class Runner:
         ]
         measured, perplexity = _Measured(), None
         if outcome != "unfilled":
-            if set(self.experiment.measures) != {PERPLEXITY}:
+            if self.experiment.answers_rows:
                 measured = self._measure(cell, program, examples)
             perplexity = self._perplexity(cell, program, examples)
         figures = self.task.figures(measured.rows)

@@ -50,7 +50,7 @@ class TableRow:
         num_too_long: rows that did not fit the model's context, over all seeds.
         perplexity_error: standard error of the mean perplexity, from its draws of masks; None
             where there is none.
-        model: what was measured: the model's real name.
+        model: what was measured: the model's real name, or why nothing was.
     """
 
     condition: Condition
@@ -141,11 +141,11 @@ def make_table(
         experiment: what was run.
         task: adds its remarks to the footer.
         results: every cell's.
-        models: the real name of each model.
+        models: the real name of each model that was measured.
         notes: put at the end of the footer.
     """
     rows = tuple(
-        _row(experiment, condition, _of(condition, results), models[condition.model])
+        _row(experiment, condition, _of(condition, results), models)
         for condition in experiment.conditions
     )
     measured = [row for result in results for row in result.rows]
@@ -166,9 +166,12 @@ def _of(condition: Condition, results: Sequence[CellResult]) -> list[CellResult]
 
 
 def _row(
-    experiment: Experiment, condition: Condition, results: Sequence[CellResult], model: str
+    experiment: Experiment,
+    condition: Condition,
+    results: Sequence[CellResult],
+    models: Mapping[str, str],
 ) -> TableRow:
-    """One condition's row."""
+    """One condition's row; it says why it is empty where it was not run."""
     return TableRow(
         condition=condition,
         ours={
@@ -179,8 +182,13 @@ def _row(
         num_failed=sum(result.num_failed for result in results),
         num_too_long=sum(result.num_too_long for result in results),
         perplexity_error=_error_of_mean([result.perplexity for result in results]),
-        model=model,
+        model=models[condition.model] if results else not_run(condition),
     )
+
+
+def not_run(condition: Condition) -> str:
+    """What a row says that has no figures."""
+    return f"not run: {condition.not_run}" if condition.not_run else "not run yet"
 
 
 def _error_of_mean(found: Sequence[GoldPerplexity | None]) -> float | None:

@@ -54,6 +54,11 @@ class Benchmark(Protocol):
         return 1
 
     @property
+    def expected_calls(self) -> int:
+        """LM calls that one row takes where every answer can be read."""
+        return self.num_calls
+
+    @property
     def context_chars(self) -> int:
         """Characters of a prompt, about, that are neither instructions nor the row's."""
         return 0
@@ -110,6 +115,11 @@ class JudgeTask(Benchmark):
     def num_calls(self) -> int:
         """All runs of the judge with all of their retries."""
         return self.spec.runs * (self.spec.retries + 1)
+
+    @property
+    def expected_calls(self) -> int:
+        """All runs of the judge."""
+        return self.spec.runs
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> Judge:
         """A judge with this template; the model decides the system text and the seeds."""

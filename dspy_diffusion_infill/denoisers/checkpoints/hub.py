@@ -61,7 +61,7 @@ def find(name: str, revision: str | None = None) -> CheckpointFiles:
     if folder.is_dir():
         return _local(folder, name, revision)
     hub_id = KNOWN.get(name, name)
-    if hub_id.count("/") != 1 or hub_id.startswith((".", "~", "/")):
+    if not is_on_hub(name):
         raise UnknownDenoiserError(_unknown(name))
     snapshot = _snapshot(hub_id, revision, _SMALL_FILES)
     return CheckpointFiles(snapshot, f"{hub_id}@{snapshot.name[:12]}", hub_id)
@@ -71,6 +71,25 @@ def fetch_weights(source: CheckpointFiles) -> None:
     """Downloads the weights of a hub checkpoint, never its code; a folder has them."""
     if source.hub_id is not None:
         _snapshot(source.hub_id, source.folder.name, [*_SMALL_FILES, *_WEIGHT_FILES])
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a name that is no folder is a known one or has the form of a hub id."""
+    hub_id = KNOWN.get(name, name)
+    return hub_id.count("/") == 1 and not hub_id.startswith((".", "~", "/"))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a file of weights."""
+    return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
+
+
+def is_cached(name: str) -> bool:
+    """Whether this machine has a hub checkpoint with its weights; nothing is downloaded."""
+    try:
+        return has_weights(Path(snapshot_download(KNOWN.get(name, name), local_files_only=True)))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
 
 
 def _snapshot(hub_id: str, revision: str | None, files: list[str]) -> Path:

@@ -1,5 +1,6 @@
 """From a name to a denoiser."""
 
+import gc
 import logging
 import os
 
@@ -36,11 +37,21 @@ def load(
     options.place()  # what cannot be is refused before anything is downloaded
     name, reason = (name_or_path, "as asked") if name_or_path else _default(options)
     source = hub.find(name, revision)
+    _give_back()
     checkpoint = _open(source, options)
     precision = quantization or str(checkpoint.model.dtype).removeprefix("torch.")
     denoiser = TransformerDenoiser(checkpoint, name=f"{source.label}:{precision}")
     logger.info("denoiser %s on %s (%s)", denoiser.name, checkpoint.model.device, reason)
     return denoiser
+
+
+def _give_back() -> None:
+    """Frees what torch keeps on GPUs of models that are gone: else the next one is spread out.
+
+    Placement counts the memory that is free for any process.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _open(source: CheckpointFiles, options: Options) -> Checkpoint:
