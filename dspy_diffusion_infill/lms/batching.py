@@ -1,6 +1,7 @@
 """Calls of several threads gathered into batches."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -10,8 +11,9 @@ from dspy_diffusion_infill.value_checks import check_whole
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-QUIET = 0.01
-"""Seconds without a new item after which a batch that is not full starts."""
+QUIET, QUIET_SHARE = 0.01, 0.05
+"""A batch that is not full starts after so many seconds without a new item, or after this share of
+the time that the last batch took, whichever is longer: its callers come back one by one."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -39,6 +41,7 @@ class Batcher(Generic[Item, Result]):
         check_whole("max_batch", max_batch, least=1)
         self.max_batch = max_batch
         self._run = run
+        self._quiet = QUIET
         self._waiting: list[tuple[Item, Future[Result]]] = []
         self._arrived = threading.Condition()
         self._turn = threading.Lock()
@@ -63,14 +66,16 @@ class Batcher(Generic[Item, Result]):
     def _run_next(self) -> None:
         """Runs the items that wait, at most ``max_batch`` of them."""
         with self._arrived:
-            while len(self._waiting) < self.max_batch and self._arrived.wait(QUIET):
+            while len(self._waiting) < self.max_batch and self._arrived.wait(self._quiet):
                 pass
             batch = self._waiting[: self.max_batch]
             del self._waiting[: self.max_batch]
+        started = time.perf_counter()
         try:
             results = self._run([item for item, _ in batch])
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)
+            self._quiet = max(QUIET, QUIET_SHARE * (time.perf_counter() - started))
         except Exception as error:
             for _, future in batch:
                 future.set_exception(error)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.loading import load_dataset
-from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.evaluation.stored_index import open_index
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.reproduction.costs import remaining_costs
 from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec
@@ -151,9 +151,10 @@ def _benchmark(experiment: Experiment, data: Path | None, corpus: Path | None) -
     if found is None:
         raise DataError(
             "HoVer searches a corpus of pages: give a JSONL file of {title, text} as corpus "
-            "(--corpus), or as corpus.jsonl in the data folder"
+            "(--corpus), or as corpus.jsonl in the data folder, or a folder of dspy-infill "
+            "hover-corpus (--corpus)"
         )
-    return HoverTask(Bm25Index.from_file(found), experiment.pages_per_hop)
+    return HoverTask(open_index(found), experiment.pages_per_hop)
 
 
 def write_table(table: Table, prompts: Sequence[tuple[str, Sequence[str]]], output: Path) -> None:

@@ -29,7 +29,7 @@ from dspy_diffusion_infill.evaluation.judges import (
     JudgeCounts,
     total_counts,
 )
-from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.evaluation.retrieval import PageIndex
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.reproduction.experiment import JudgeSpec, ModelSpec
@@ -261,7 +261,7 @@ class HoverTask(Benchmark):
         num_pages: pages a hop.
     """
 
-    index: Bm25Index
+    index: PageIndex
     num_pages: int = PAGES_PER_HOP
 
     @property
@@ -278,8 +278,7 @@ class HoverTask(Benchmark):
     @property
     def context_chars(self) -> int:
         """The length of the pages of one hop, on average."""
-        pages = self.index.pages
-        return self.num_pages * sum(len(str(page)) for page in pages) // len(pages)
+        return int(self.num_pages * self.index.page_chars)
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> HoverProgram:
         """The three-hop program, which has prompts of its own: the template is not used."""
