@@ -14,6 +14,6 @@ def test_the_dump_becomes_an_index_that_reproduce_opens(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["hover-corpus", str(dump), str(out)])
     assert result.exit_code == 0, result.output
     assert "3 pages are indexed in" in result.output
-    assert "(5,233,329 are in the published dump)" in result.output
+    assert "(the published dump has 5,233,329)" in result.output
     found = open_index(out).search("number1", num_pages=2)
     assert found == [Page("Page 1", "It is about number1.")]

@@ -31,7 +31,9 @@ def check_same(pages: list[Page], folder: Path, queries: list[str]) -> None:
 
 
 def test_an_index_on_disk_finds_what_one_in_memory_finds(tmp_path: Path) -> None:
-    check_same(PAGES, tmp_path / "a/index", ["the engine of Babbage", "rain", "zoë", "the", "x", ""])
+    check_same(
+        PAGES, tmp_path / "a/index", ["the engine of Babbage", "rain", "zoë", "the", "x", ""]
+    )
     index = open_index(tmp_path / "a/index")
     assert index.search("analytical babbage", num_pages=1) == [PAGES[1]]
     assert (index.pages[-1], index.pages[1:3]) == (PAGES[3], PAGES[1:3])
@@ -68,7 +70,9 @@ def test_a_build_that_ends_early_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_index_is_never_written_over_something(tmp_path: Path) -> None:
     (tmp_path / "index").write_text("mine")
-    with pytest.raises(ValueError, match="the index must be a new folder, got .*index, which exists"):
+    with pytest.raises(
+        ValueError, match=r"the index must be a new folder, got .*index, which exists"
+    ):
         write_index(PAGES, tmp_path / "index")
     assert (tmp_path / "index").read_text() == "mine"
 
@@ -77,5 +81,5 @@ def test_an_index_is_never_written_over_something(tmp_path: Path) -> None:
 def test_a_folder_without_an_index_is_refused(tmp_path: Path, about: str | None) -> None:
     if about is not None:
         (tmp_path / "corpus.json").write_text(about)
-    with pytest.raises(DataError, match="holds no index of pages .*make one with dspy-infill"):
+    with pytest.raises(DataError, match=r"holds no index of pages .*make one with dspy-infill"):
         open_index(tmp_path)

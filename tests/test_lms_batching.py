@@ -23,7 +23,7 @@ def test_concurrent_items_go_together_and_each_gets_its_own_result(full_batches_
     with ThreadPoolExecutor(12) as threads:
         assert list(threads.map(batcher, range(12))) == [k**2 for k in range(12)]
     assert [len(batch) for batch in batches] == [4, 4, 4]
-    assert sorted(sum(batches, [])) == list(range(12))
+    assert sorted(k for batch in batches for k in batch) == list(range(12))
 
 
 def test_a_lone_item_does_not_wait_for_a_full_batch() -> None:

@@ -153,7 +153,13 @@ def test_an_option_out_of_range_is_an_error(options):
         diffusion_lm(Scripted("x"), **options)
 
 
-NO_NUMBERS = [("max_batch", 1.0), ("max_tokens", 2.5), ("max_tokens", True), ("max_tokens", "5"), ("temperature", "1")]
+NO_NUMBERS = [
+    ("max_batch", 1.0),
+    ("max_tokens", 2.5),
+    ("max_tokens", True),
+    ("max_tokens", "5"),
+    ("temperature", "1"),
+]
 
 
 @pytest.mark.parametrize(("option", "value"), [*NO_NUMBERS, ("temperature", float("nan"))])

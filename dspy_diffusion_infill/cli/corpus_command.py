@@ -35,6 +35,6 @@ def hover_corpus_command(
     )
     num_pages = write_index(pages, out)
     typer.echo(
-        f"{num_pages:,} pages are indexed in {out} ({PUBLISHED_PAGES:,} are in the published dump): "
+        f"{num_pages:,} pages are indexed in {out} (the published dump has {PUBLISHED_PAGES:,}): "
         f"dspy-infill reproduce table7 --corpus {out}"
     )

@@ -28,7 +28,7 @@ def dump_pages(dump: str | Path) -> Iterator[Page]:
     """
     place, num_pages = str(dump), 0
     try:
-        # bz2 notices a dump that is cut off, tarfile alone would not notice a cut between two files.
+        # bz2 notices where a dump is cut off; tarfile alone would not between two files.
         with bz2.open(dump) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
             for member in archive:
                 packed = archive.extractfile(member) if member.name.endswith(".bz2") else None

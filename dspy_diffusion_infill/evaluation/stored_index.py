@@ -1,8 +1,7 @@
 """A BM25 index in a folder: built from a stream of pages, searched through memory maps.
 
 Pages and their token ids go to disk as they come. In memory, while an index is built, are bm25s's
-arrays (some 20 bytes for each different word of each page) and the vocabulary;
-``tests/benchmarks/hover_corpus.py`` measures how much that is.
+arrays, 2.4 kB for a page of 60 words (``tests/benchmarks/hover_corpus.py``), and the vocabulary.
 """
 
 import hashlib

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from dspy_diffusion_infill.reproduction.plots import save_plot
 from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
 from dspy_diffusion_infill.reproduction.retries import reason_of
 from dspy_diffusion_infill.reproduction.runner import OnProgress, Runner, no_progress
+from dspy_diffusion_infill.reproduction.significance import paired_rows
 from dspy_diffusion_infill.reproduction.tables import Table, make_table
 from dspy_diffusion_infill.reproduction.tasks import Benchmark, Gsm8kTask, HoverTask, JudgeTask
 
@@ -38,9 +40,9 @@ def run_experiment(
 ) -> Table:
     """Runs an experiment, or what is left of it, and writes its table.
 
-    The folder ``output`` gets ``<name>.md``, ``.csv``, ``.png`` and ``.svg``, and the journals
-    (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``, ``searches/``), with which
-    the same command resumes a run that was killed.
+    The folder ``output`` gets ``<name>.md``, ``.csv``, ``.json``, ``.png`` and ``.svg``, and the
+    journals (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``significance.jsonl``,
+    ``calls/``, ``searches/``), with which the same command resumes a run that was killed.
 
     Args:
         experiment: from ``load_experiments``.
@@ -74,6 +76,8 @@ def run_experiment(
         models={name: models.lm(name).model for name in experiment.models},
         notes=[retry_remark(retries, experiment), *run_remarks(runner)],
     )
+    tests = Journal(output / "significance.jsonl")
+    table = replace(table, paired=paired_rows(experiment, results, tests))
     found = [
         (str(result.cell), list(result.instructions.values()))
         for result in results
@@ -163,6 +167,7 @@ def write_table(table: Table, prompts: Sequence[tuple[str, Sequence[str]]], outp
     path = output / table.experiment.name
     path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
     path.with_suffix(".csv").write_text(table.csv(), encoding="utf-8")
+    path.with_suffix(".json").write_text(table.json(), encoding="utf-8")
     found = [f"## {heading}\n\n" + "\n\n".join(map(_fenced, texts)) for heading, texts in prompts]
     if found:
         text = "\n\n".join(["# The prompts that were found", *found]) + "\n"
