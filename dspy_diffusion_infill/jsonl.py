@@ -2,10 +2,10 @@
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.value_checks import broken_character
@@ -43,33 +43,50 @@ class Line:
 def lines_of(path: str | Path) -> Iterator[Line]:
     """The lines of a file or pipe that are not blank.
 
-    Only a line feed ends a line: strings in JSON may hold other line breaks.
-
     Raises:
         DataError: nothing can be read there, or a line is longer than ``MAX_LINE``.
     """
     try:
         with Path(path).open("rb") as file:
-            lines = iter(lambda: file.readline(MAX_LINE + 1), b"")
-            for number, content in enumerate(lines, start=1):
-                if len(content) > MAX_LINE:
-                    raise DataError(f"{path}:{number}: a line must be at most {MAX_LINE} bytes")
-                content = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
-                if content.strip():
-                    yield Line(f"{path}:{number}", number, content)
+            yield from lines_in(file, str(path))
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
         raise DataError(f"{path} {what or 'cannot be read'}") from error
 
 
+def lines_in(file: IO[bytes], name: str) -> Iterator[Line]:
+    """The lines of an open file that are not blank; ``name`` is what errors call it.
+
+    Only a line feed ends a line: strings in JSON may hold other line breaks.
+
+    Raises:
+        DataError: a line is longer than ``MAX_LINE``.
+    """
+    lines = iter(lambda: file.readline(MAX_LINE + 1), b"")
+    for number, content in enumerate(lines, start=1):
+        if len(content) > MAX_LINE:
+            raise DataError(f"{name}:{number}: a line must be at most {MAX_LINE} bytes")
+        content = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
+        if content.strip():
+            yield Line(f"{name}:{number}", number, content)
+
+
 def objects_of(path: str | Path) -> Iterator[tuple[Line, dict[str, Any]]]:
+    """Each line of a file or pipe with its JSON object.
+
+    Raises:
+        DataError: as ``lines_of`` and ``objects_in``.
+    """
+    return objects_in(lines_of(path))
+
+
+def objects_in(lines: Iterable[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:
     """Each line with its JSON object.
 
     Raises:
-        DataError: nothing can be read there, or a line holds no JSON object; the message begins
-            with ``file:line``.
+        DataError: a line holds no JSON object; the message begins with ``file:line``.
     """
-    for line in lines_of(path):
+    for line in lines:
         try:
             value = line.parse()
         except DataError as error:

@@ -8,6 +8,7 @@ from dspy_diffusion_infill.evaluation.statistics import (
     bootstrap_interval,
     compare,
     compare_means,
+    compare_runs,
     spread,
 )
 
@@ -124,3 +125,21 @@ def test_means_are_compared_row_by_row() -> None:
     assert found.p_value is not None and found.p_value < 0.01
     with pytest.raises(ValueError, match="same rows, got 30 and 1"):
         compare_means(wrong, [1.0])
+
+
+def test_runs_of_a_row_move_together() -> None:
+    first, second = [0.0, 1.0, 0.0, 1.0] * 6, [1.0, 1.0, 0.0, 1.0] * 6
+    one = compare_means(first, second, num_resamples=200)
+    assert compare_runs([first] * 3, [second] * 3, num_resamples=200) == one
+    judge, human = correlated(30, 0.5, seed=8)
+    worse, _ = correlated(30, 0.5, seed=9)
+    alone = [compare(worse, other, human, num_resamples=0) for other in (judge, worse)]
+    both = compare_runs([worse, worse], [judge, worse], human, num_resamples=50)
+    assert alone[0].difference is not None and alone[1].difference == 0
+    assert both.difference == pytest.approx(alone[0].difference / 2)
+
+
+def test_runs_must_be_over_the_same_rows() -> None:
+    for runs in (([[1.0]], [[1.0], [2.0]]), ([[1.0]], [[1.0, 2.0]]), ([], [])):
+        with pytest.raises(ValueError, match="as many runs over the same rows, got"):
+            compare_runs(*runs)

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.protocol import Infilled
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
+from dspy_diffusion_infill.lms import batching
 from dspy_diffusion_infill.lms import diffusion as lm_module
 from dspy_diffusion_infill.lms.diffusion import diffusion_lm
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -138,14 +139,27 @@ def test_what_does_not_fit_is_dspys_own_error():
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"block_length": 0}, {"max_tokens": 0}, {"temperature": -1.0}]
+    "options",
+    [
+        {"steps": 0},
+        {"block_length": 0},
+        {"max_tokens": 0},
+        {"temperature": -1.0},
+        {"max_batch": 0},
+    ],
 )
 def test_an_option_out_of_range_is_an_error(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         diffusion_lm(Scripted("x"), **options)
 
 
-NO_NUMBERS = [("max_tokens", 2.5), ("max_tokens", True), ("max_tokens", "5"), ("temperature", "1")]
+NO_NUMBERS = [
+    ("max_batch", 1.0),
+    ("max_tokens", 2.5),
+    ("max_tokens", True),
+    ("max_tokens", "5"),
+    ("temperature", "1"),
+]
 
 
 @pytest.mark.parametrize(("option", "value"), [*NO_NUMBERS, ("temperature", float("nan"))])
@@ -205,6 +219,41 @@ def test_threads_get_what_they_would_get_alone(denoiser):
         assert list(threads.map(answer, texts)) == alone
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_eight_rows_take_the_passes_of_one_and_answer_as_alone(
+    denoiser, monkeypatch: pytest.MonkeyPatch, temperature
+):
+    monkeypatch.setattr(batching, "QUIET", 60)  # a batch is full before it starts
+    together = TransformerDenoiser(denoiser.checkpoint, name="x", tokens_per_batch=8 * 64)
+    rows_of_passes: list[int] = []
+    hook = together.model.register_forward_pre_hook(
+        lambda model, args, inputs: rows_of_passes.append(len(inputs["input_ids"])),
+        with_kwargs=True,
+    )
+
+    def answer(lm, k):
+        text = f"plural of {'dog ' * k}?"
+        return ask(lm, text, temperature=temperature, max_tokens=4 + 4 * (k % 2)).text
+
+    with hook, ThreadPoolExecutor(8) as threads:
+        lm = diffusion_lm(together, cache=False)
+        found = list(threads.map(lambda k: answer(lm, k), range(8)))
+    assert rows_of_passes == [8] * 4 + [4] * 4
+    lm = diffusion_lm(denoiser, cache=False, max_batch=1)
+    assert found == [answer(lm, k) for k in range(8)]
+    assert len(set(found)) > 1
+
+
+def test_calls_of_other_temperatures_stand_in_one_batch(denoiser, monkeypatch):
+    monkeypatch.setattr(batching, "QUIET", 60)
+    heats = (0.0, 1.0, 0.0, 2.0)
+    lm = diffusion_lm(denoiser, cache=False, max_batch=4)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda t: ask(lm, temperature=t, seed=5).text, heats))
+    lm = diffusion_lm(denoiser, cache=False, max_batch=1)
+    assert found == [ask(lm, temperature=t, seed=5).text for t in heats]
+
+
 def test_async_calls_answer():
     lm = diffusion_lm(Scripted("dogs$"), cache=False)
     assert asyncio.run(lm.acall("Hi")) == ["dogs"]
@@ -228,12 +277,13 @@ def test_a_program_saves_and_loads_with_a_named_denoiser(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lm_module, "load_denoiser", load)
     program = dspy.Predict("word -> plural")
-    program.lm = diffusion_lm("a/folder", steps=4, cache=False)
+    program.lm = diffusion_lm("a/folder", steps=4, cache=False, max_batch=3)
     program.save(tmp_path / "program.json")
     twin = dspy.Predict("word -> plural")
     twin.load(tmp_path / "program.json", allow_unsafe_lm_state=True)
     assert twin.lm.model == program.lm.model
-    assert twin.lm.engine.options == program.lm.engine.options
+    assert twin.lm.engine.dump_state() == program.lm.engine.dump_state()
+    assert twin.lm.engine.dump_state()["max_batch"] == 3
     assert twin.lm("Hi") == ["a/folder"]
     assert loaded == ["a/folder"]
 

@@ -177,7 +177,7 @@ def test_perplexity_is_measured_again_for_other_weights_and_another_context(
     assert asked == ["a-denoiser@first", "a-denoiser@first", "a-denoiser@second"]
 
 
-def test_a_denoiser_that_answers_gets_one_search_at_a_time(tmp_path: Path) -> None:
+def test_a_denoiser_that_answers_gets_a_batch_of_calls_at_a_time(tmp_path: Path) -> None:
     found: list[int] = []
 
     class Counting(FilledIn):
@@ -187,10 +187,10 @@ def test_a_denoiser_that_answers_gets_one_search_at_a_time(tmp_path: Path) -> No
 
     with loopback(lambda *_: "[RESULT] 3") as server:
         served = specs(server.url)
-        diffusion = {**served, "a": replace(served["a"], lm="diffusion", options={})}
+        diffusion = {**served, "a": replace(served["a"], lm="diffusion", options={"max_batch": 4})}
         for models in (served, diffusion):
             search = runner_of(tmp_path / str(len(found)), Gsm8kTask(), models).prompts
             search.threads = 8
             with infilled_by(Counting()):
                 search.find(SearchTask(template="gsm8k", steps=(INFILL,), lm="a", shots=(), seed=0))
-    assert found == [8, 1]
+    assert found == [8, 4]

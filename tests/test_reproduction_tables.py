@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspy_diffusion_infill.evaluation.statistics import Comparison, Interval
 from dspy_diffusion_infill.reproduction.experiment import MEASURES, Experiment, JudgeSpec
 from dspy_diffusion_infill.reproduction.experiment_files import parse_experiment
 from dspy_diffusion_infill.reproduction.runner import Cell, CellResult
+from dspy_diffusion_infill.reproduction.significance import REMARK, PairedRow
 from dspy_diffusion_infill.reproduction.tables import HEADINGS, Table, make_table
 from dspy_diffusion_infill.reproduction.tasks import JudgeTask
 
@@ -73,6 +77,33 @@ def test_the_paper_stands_beside_ours_and_runs_without_a_figure_are_said() -> No
     assert "left out and not counted as failed: 6 (other, 2: 6)." in text
     assert "Searches" not in text and "SE" not in text
     assert text.endswith("- The end.\n")
+
+
+def test_comparisons_stand_below_the_table_and_in_the_json() -> None:
+    spec = experiment()
+    plain, other = spec.conditions
+    tested = Comparison(-0.25, Interval(-0.5, 0.0625, 0.95), 0.0314, 40)
+    table = replace(
+        table_of(spec, {0: [(0.5, 4.0)] * 3, 1: [(0.25, 4.0)] * 3}),
+        paired=(PairedRow(other, plain, {"pearson": tested}),),
+    )
+    end = table.markdown().partition("- The end.\n\n")[2]
+    assert end == (
+        "## Paired significance\n\n| Prompt | Shots | against | Pearson |\n"
+        "| --- | --- | --- | --- |\n"
+        f"| other | 2 | plain | -0.250 (-0.500 to +0.062), p = 0.031 |\n\n- {REMARK}\n"
+    )
+    first, second = json.loads(table.json())["rows"]
+    assert (first["against"], first["paired"]) == (None, None)
+    assert first["figures"]["pearson"] == {"mean": 0.5, "std": 0.0, "num_runs": 3}
+    assert first["paper"]["pearson"] == {"mean": 0.1, "std": 0.02}
+    assert second["against"] == {"Prompt": "plain"}
+    assert second["paired"]["pearson"]["interval"] == {
+        "low": -0.5,
+        "high": 0.0625,
+        "confidence": 0.95,
+    }
+    assert second["paired"]["pearson"]["p_value"] == 0.0314
 
 
 @given(st.lists(st.tuples(FIGURE, FIGURE), min_size=6, max_size=6))

@@ -9,6 +9,7 @@ import typer
 
 from dspy_diffusion_infill.cli import (
     calibrate_command,
+    corpus_command,
     demo_command,
     mini_command,
     report_command,
@@ -32,6 +33,7 @@ for commands in (
     calibrate_command,
     reproduce_command,
     serve_command,
+    corpus_command,
     mini_command,
     report_command,
 ):

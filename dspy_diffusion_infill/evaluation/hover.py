@@ -8,7 +8,7 @@ from dspy.evaluate.metrics import normalize_text
 from dspy.utils.exceptions import AdapterParseError
 
 from dspy_diffusion_infill.evaluation.examples import HOVER_LABELS
-from dspy_diffusion_infill.evaluation.retrieval import Bm25Index, Page
+from dspy_diffusion_infill.evaluation.retrieval import Page, PageIndex
 
 PAGES_PER_HOP = 7
 
@@ -60,7 +60,7 @@ class Verify(dspy.Signature):
 class HoverProgram(dspy.Module):
     """Retrieves, takes notes, asks on; after the third hop it labels the claim."""
 
-    def __init__(self, index: Bm25Index, *, num_pages: int = PAGES_PER_HOP) -> None:
+    def __init__(self, index: PageIndex, *, num_pages: int = PAGES_PER_HOP) -> None:
         """Makes the program; nothing is called.
 
         Args:
@@ -107,7 +107,7 @@ def _ask(predictor: dspy.Predict, **inputs: str) -> str:
 class _Search:
     """The index behind a program; deep copies of the program share it."""
 
-    def __init__(self, index: Bm25Index, num_pages: int) -> None:
+    def __init__(self, index: PageIndex, num_pages: int) -> None:
         self.index, self.num_pages = index, num_pages
 
     def __call__(self, query: str) -> list[Page]:

@@ -150,13 +150,15 @@ def compare(
             "the two judges and the humans must have scored the same rows, got "
             f"{len(first)}, {len(second)} and {len(human_scores)}"
         )
-
-    def difference(a: np.ndarray, b: np.ndarray, human: np.ndarray) -> float | None:
-        before, after = correlation(measure, a, human), correlation(measure, b, human)
-        return None if before is None or after is None else after - before
-
-    columns = _complete(first, second, human_scores)
-    return _paired(difference, columns, confidence, num_resamples, seed)
+    return compare_runs(
+        [first],
+        [second],
+        human_scores,
+        measure=measure,
+        confidence=confidence,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
 
 
 def compare_means(
@@ -178,32 +180,85 @@ def compare_means(
         raise ValueError(
             f"both prompts must have scored the same rows, got {len(first)} and {len(second)}"
         )
-
-    def difference(a: np.ndarray, b: np.ndarray) -> float | None:
-        return float(b.mean() - a.mean()) if len(a) else None
-
-    return _paired(difference, _complete(first, second), confidence, num_resamples, seed)
+    options = {"confidence": confidence, "num_resamples": num_resamples, "seed": seed}
+    return compare_runs([first], [second], **options)
 
 
-def _complete(*columns: Scores) -> tuple[np.ndarray, ...]:
-    """The rows in which every score is a finite number."""
-    arrays = [as_floats(scores) for scores in columns]
-    known = np.isfinite(arrays).all(axis=0)
-    return tuple(array[known] for array in arrays)
+def compare_runs(
+    first: Sequence[Scores],
+    second: Sequence[Scores],
+    human_scores: Scores | None = None,
+    *,
+    measure: Measure = "spearman",
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compares two prompts that were run several times over the same rows.
+
+    The difference is the mean over the runs, of coefficients against the human scores where these
+    are given, else of mean scores. A row is drawn and swapped with all of its runs together, since
+    they are no independent rows. Rows in which any score of any run is missing do not enter.
+
+    Args:
+        first: the scores of each run, one for each row.
+        second: as ``first``, of as many runs.
+        human_scores: one for each row.
+        measure: the coefficient.
+        confidence: of the interval.
+        num_resamples: of the bootstrap, and of the permutation test.
+        seed: of both.
+
+    Raises:
+        ValueError: the sequences differ in length, or ``confidence`` is not in (0, 1).
+    """
+    lengths = {len(run) for run in (*first, *second)}
+    lengths |= set() if human_scores is None else {len(human_scores)}
+    if len(lengths) != 1 or len(first) != len(second):
+        raise ValueError(
+            f"both prompts must have as many runs over the same rows, got {len(first)} and "
+            f"{len(second)} runs of {', '.join(map(str, sorted(lengths))) or 'no'} rows"
+        )
+    columns = [np.stack([as_floats(run) for run in runs]) for runs in (first, second)]
+    columns += [] if human_scores is None else [as_floats(human_scores)[None]]
+    known = np.isfinite(np.concatenate(columns)).all(axis=0)
+    figure = _mean_coefficient(measure) if human_scores is not None else _mean_score
+    kept = tuple(column[:, known] for column in columns)
+    return _paired(figure, kept, confidence, num_resamples, seed)
+
+
+def _mean_score(scores: np.ndarray) -> float | None:
+    return float(scores.mean()) if scores.size else None
+
+
+def _mean_coefficient(measure: Measure) -> Callable[[np.ndarray, np.ndarray], float | None]:
+    def figure(scores: np.ndarray, human: np.ndarray) -> float | None:
+        found = [correlation(measure, run, human[0]) for run in scores]
+        return None if None in found else mean_of_known(found)
+
+    return figure
 
 
 def _paired(
-    difference: Callable[..., float | None],
+    figure: Callable[..., float | None],
     columns: tuple[np.ndarray, ...],
     confidence: float,
     num_resamples: int,
     seed: int,
 ) -> Comparison:
-    """Bootstrap over rows, and permutation of the first two columns within rows."""
-    num_rows = len(columns[0])
+    """Bootstrap over rows, and permutation of the first two columns within rows.
+
+    Columns are (runs, rows); ``figure`` takes the first or the second, and the others.
+    """
+    num_rows = columns[0].shape[1]
+
+    def difference(a: np.ndarray, b: np.ndarray, *rest: np.ndarray) -> float | None:
+        before, after = figure(a, *rest), figure(b, *rest)
+        return None if before is None or after is None else after - before
+
     observed = difference(*columns)
     interval = _bootstrap(
-        lambda chosen: difference(*(column[chosen] for column in columns)),
+        lambda chosen: difference(*(column[:, chosen] for column in columns)),
         num_rows,
         confidence,
         num_resamples,

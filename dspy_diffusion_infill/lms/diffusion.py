@@ -4,7 +4,7 @@ import functools
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from dspy_diffusion_infill.denoisers import load_denoiser
 from dspy_diffusion_infill.denoisers.protocol import (
     Algorithm,
     Denoiser,
+    Infilled,
     InfillRequest,
     Message,
     Sampling,
 )
+from dspy_diffusion_infill.lms.batching import Batcher
 from dspy_diffusion_infill.lms.chatml import END_OF_TEXT
 from dspy_diffusion_infill.lms.engines import (
     AsyncInThread,
@@ -29,7 +31,10 @@ from dspy_diffusion_infill.lms.engines import (
     plain_messages,
     text_response,
 )
+from dspy_diffusion_infill.value_checks import check_whole
 
+MAX_BATCH = 8
+"""Calls that are answered together, at most, where nothing else is said."""
 _ANSWER = "\ue000"  # stands where the answer is going to stand
 
 
@@ -42,8 +47,13 @@ def diffusion_lm(
     algorithm: Algorithm | None = None,
     temperature: float | None = None,
     cache: bool = True,
+    max_batch: int = MAX_BATCH,
 ) -> dspy.LM:
     """A masked diffusion LM as a ``dspy.LM``.
+
+    Calls of several threads (``dspy.Evaluate``, ``dspy.Parallel``) are answered together: each step
+    of the reverse process is one forward pass over all of them on a GPU, and a sample does not
+    depend on the calls beside it, up to the rounding of the dtype.
 
     The k-th time that a request arrives it gets its k-th sample, so that programs repeat, and
     DSPy's ``rollout_id`` with a temperature above 0 gives fresh samples. A ``seed`` in the call
@@ -59,6 +69,8 @@ def diffusion_lm(
         algorithm: which tokens are unmasked first; None is the denoiser's own.
         temperature: of the draw; None is the denoiser's own, 0 is greedy.
         cache: whether DSPy keeps the answers.
+        max_batch: calls that are answered together at most, >= 1; it bounds the memory. 1 answers
+            them one by one. As many threads have to call as are to be answered together.
 
     Raises:
         TypeError: an option is of another type.
@@ -68,10 +80,12 @@ def diffusion_lm(
     options = DiffusionOptions(steps=steps, block_length=block_length, algorithm=algorithm)
     options.sampling(temperature, None)
     check_answer_options(max_tokens, temperature or 0)
+    check_whole("max_batch", max_batch, least=1)
     if isinstance(denoiser, str) or denoiser is None:
-        engine = DiffusionEngine(_loaded(denoiser or ""), options, load_name=denoiser or "")
+        loaded, load_name = _loaded(denoiser or ""), denoiser or ""
     else:
-        engine = DiffusionEngine(denoiser, options)
+        loaded, load_name = denoiser, None
+    engine = DiffusionEngine(loaded, options, load_name=load_name, max_batch=max_batch)
     return dspy.LM(
         engine.name,
         engine=engine,
@@ -116,9 +130,15 @@ class DiffusionEngine:
     """
 
     def __init__(
-        self, denoiser: Denoiser, options: DiffusionOptions, *, load_name: str | None = None
+        self,
+        denoiser: Denoiser,
+        options: DiffusionOptions,
+        *,
+        load_name: str | None = None,
+        max_batch: int = MAX_BATCH,
     ) -> None:
         self.denoiser, self.options, self.load_name = denoiser, options, load_name
+        self._infill = Batcher(self._infill_batch, max_batch)
         self._times_asked: Counter[bytes] = Counter()
         self._lock = threading.Lock()
 
@@ -149,7 +169,7 @@ class DiffusionEngine:
             )
         masked = InfillRequest([*prompt, *[self.denoiser.mask_id] * num_masks], self._seed(request))
         sampling = self.options.sampling(config.temperature, config.top_p)
-        (infilled,) = self.denoiser.infill([masked], sampling)
+        infilled = self._infill((masked, sampling))
         answer = list(infilled.input_ids[len(prompt) :])
         num_tokens = next((k for k, id_ in enumerate(answer) if id_ in end_ids), len(answer))
         text = self.denoiser.decode(answer[:num_tokens])
@@ -180,13 +200,25 @@ class DiffusionEngine:
                 f"an LM over the denoiser object {self.denoiser.name} cannot be saved: give "
                 "diffusion_lm the name or folder that it is loaded from"
             )
-        return {"load_name": self.load_name, "options": asdict(self.options)}
+        options, max_batch = asdict(self.options), self._infill.max_batch
+        return {"load_name": self.load_name, "options": options, "max_batch": max_batch}
 
     @classmethod
     def load_state(cls, state: dict[str, Any]) -> "DiffusionEngine":
         """The engine of a saved program; loads the denoiser."""
         name = state["load_name"]
-        return cls(_loaded(name), DiffusionOptions(**state["options"]), load_name=name)
+        options = DiffusionOptions(**state["options"])
+        max_batch = state.get("max_batch", MAX_BATCH)  # older files have none
+        return cls(_loaded(name), options, load_name=name, max_batch=max_batch)
+
+    def _infill_batch(self, asked: Sequence[tuple[InfillRequest, Sampling]]) -> list[Infilled]:
+        """Fills the masks of a batch, in its order; calls of one sampling go together."""
+        infilled: dict[int, Infilled] = {}
+        for sampling in dict.fromkeys(own for _, own in asked):
+            numbers = [k for k, (_, own) in enumerate(asked) if own == sampling]
+            results = self.denoiser.infill([asked[k][0] for k in numbers], sampling)
+            infilled.update(zip(numbers, results, strict=True))
+        return [infilled[k] for k in range(len(asked))]
 
     def _prompt(self, messages: list[Message]) -> tuple[tuple[int, ...], set[int]]:
         """The tokens up to the answer, and those that end it: end of turn, end of text."""

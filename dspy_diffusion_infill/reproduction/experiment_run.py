@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.evaluation.loading import load_dataset
-from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.evaluation.retrieval import PageIndex
+from dspy_diffusion_infill.evaluation.stored_index import open_index
 from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.reproduction.costs import remaining_costs
 from dspy_diffusion_infill.reproduction.experiment import Experiment, ModelSpec
@@ -25,6 +27,7 @@ from dspy_diffusion_infill.reproduction.runner import (
     always_up,
     no_progress,
 )
+from dspy_diffusion_infill.reproduction.significance import PairedRow, paired_rows
 from dspy_diffusion_infill.reproduction.tables import Table, make_table
 from dspy_diffusion_infill.reproduction.tasks import Benchmark, Gsm8kTask, HoverTask, JudgeTask
 
@@ -46,9 +49,10 @@ def run_experiment(
 ) -> Table:
     """Runs an experiment, or what is left of it, and writes its table.
 
-    The folder ``output`` gets ``<name>.md`` and ``.csv`` after each cell, at the end ``.png`` and
-    ``.svg``, and the journals (``rows.jsonl``, ``prompts.jsonl``, ``retries.jsonl``, ``calls/``,
-    ``searches/``), with which the same command resumes a run that was killed.
+    The folder ``output`` gets ``<name>.md``, ``.csv`` and ``.json`` after each cell, at the end
+    paired tests, ``.png`` and ``.svg``, and the journals (``rows.jsonl``, ``prompts.jsonl``,
+    ``retries.jsonl``, ``significance.jsonl``, ``calls/``, ``searches/``), with which the same
+    command resumes a run that was killed.
 
     Args:
         experiment: from ``load_experiments``.
@@ -86,19 +90,27 @@ def run_experiment(
             for result in runner.results():
                 results.append(result)
                 _write(runner, results, retries, output)
-        table = _write(runner, results, retries, output)
+        tests = Journal(output / "significance.jsonl")
+        paired = paired_rows(experiment, results, tests)
+        table = _write(runner, results, retries, output, paired)
     save_plot(table, output / experiment.name)
     seconds = time.perf_counter() - started
     echo(table.markdown())
     echo(
         f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
-        f"answered from the journal; written to {output / experiment.name}.md, .csv, .png and .svg"
+        f"answered from the journal; written to {output / experiment.name}.md, .csv, .json, .png and .svg"
     )
     return table
 
 
-def _write(runner: Runner, results: Sequence[CellResult], retries: Journal, output: Path) -> Table:
-    """Writes the table as far as it goes."""
+def _write(
+    runner: Runner,
+    results: Sequence[CellResult],
+    retries: Journal,
+    output: Path,
+    paired: tuple[PairedRow, ...] = (),
+) -> Table:
+    """Writes the table as far as it goes; paired tests, which take a while, only at the end."""
     experiment, models = runner.experiment, runner.models
     table = make_table(
         experiment,
@@ -107,6 +119,7 @@ def _write(runner: Runner, results: Sequence[CellResult], retries: Journal, outp
         models={name: models.lm_name(name) for name in {r.cell.condition.model for r in results}},
         notes=[retry_remark(retries, experiment), *run_remarks(runner)],
     )
+    table = replace(table, paired=paired)
     found = [
         (str(result.cell), list(result.instructions.values()))
         for result in results
@@ -170,7 +183,7 @@ def _announce(runner: Runner, echo: Echo) -> None:
         echo(f"  {cost}")
 
 
-def benchmark(experiment: Experiment, index: Bm25Index | None) -> Benchmark:
+def benchmark(experiment: Experiment, index: PageIndex | None) -> Benchmark:
     """The experiment's task; HoVer's needs an index of pages."""
     if experiment.task in ("summeval", "biggen"):
         return JudgeTask(experiment.judge)
@@ -180,16 +193,17 @@ def benchmark(experiment: Experiment, index: Bm25Index | None) -> Benchmark:
     return HoverTask(index, experiment.pages_per_hop)
 
 
-def _index(experiment: Experiment, data: Path | None, corpus: Path | None) -> Bm25Index | None:
+def _index(experiment: Experiment, data: Path | None, corpus: Path | None) -> PageIndex | None:
     if experiment.task != "hover":
         return None
     found = corpus or find_corpus(data, None)
     if found is None:
         raise DataError(
             "HoVer searches a corpus of pages: give a JSONL file of {title, text} as corpus "
-            "(--corpus), or as corpus.jsonl in the data folder"
+            "(--corpus), or as corpus.jsonl in the data folder, or a folder of dspy-infill "
+            "hover-corpus (--corpus)"
         )
-    return Bm25Index.from_file(found)
+    return open_index(found)
 
 
 def find_corpus(data: Path | None, corpus: Path | None) -> Path | None:
@@ -204,6 +218,7 @@ def write_table(table: Table, prompts: Sequence[tuple[str, Sequence[str]]], outp
     path = output / table.experiment.name
     path.with_suffix(".md").write_text(table.markdown(), encoding="utf-8")
     path.with_suffix(".csv").write_text(table.csv(), encoding="utf-8")
+    path.with_suffix(".json").write_text(table.json(), encoding="utf-8")
     found = [f"## {heading}\n\n" + "\n\n".join(map(_fenced, texts)) for heading, texts in prompts]
     if found:
         text = "\n\n".join(["# The prompts that were found", *found]) + "\n"

@@ -11,6 +11,7 @@ import dspy
 
 from dspy_diffusion_infill.denoisers import Denoiser, load_denoiser
 from dspy_diffusion_infill.evaluation.templates import read_prompt
+from dspy_diffusion_infill.lms.diffusion import MAX_BATCH, diffusion_lm
 from dspy_diffusion_infill.lms.embedded import embedded_lm
 from dspy_diffusion_infill.reproduction.experiment import DIFFUSION, EMBEDDED, ModelSpec
 from dspy_diffusion_infill.reproduction.retries import PatientLM
@@ -88,10 +89,13 @@ class Models:
     def threads(self, name: str, wanted: int) -> int:
         """How many calls of a model's LM may be under way at once.
 
-        A denoiser takes one at a time. More of them would only wait for each other, and
+        A denoiser answers a batch at a time. More calls would only wait for each other, and
         ``dspy.Evaluate`` sends again what has waited for two minutes.
         """
-        return 1 if self.spec(name).lm == DIFFUSION else wanted
+        spec = self.spec(name)
+        if spec.lm != DIFFUSION:
+            return wanted
+        return min(wanted, spec.options.get("max_batch", MAX_BATCH))
 
     def adapter(self, name: str) -> dspy.Adapter:
         """The adapter for programs that bring none."""
@@ -102,17 +106,17 @@ class Models:
 
         That is its options, the system text of its judges, and the form of its prompts.
         """
-        return self._remembered("identity", name, self._identity)
+        return self._kept("identity", name, self._identity)
 
     def lm_name(self, name: str) -> str:
         """The LM's real name: what a table says that it was measured on."""
-        return self._remembered("lm", name, lambda one: self.lm(one).model)
+        return self._kept("lm", name, lambda one: self.lm(one).model)
 
     def denoiser_name(self, name: str) -> str:
         """The denoiser's real name, with its weights' revision, and the tokens it takes."""
-        return self._remembered("denoiser", name, self._denoiser_name)
+        return self._kept("denoiser", name, self._denoiser_name)
 
-    def _remembered(self, kind: str, name: str, find: Callable[[str], str]) -> str:
+    def _kept(self, kind: str, name: str, find: Callable[[str], str]) -> str:
         if (kind, name) not in self._known:
             self._known[kind, name] = find(name)
         return self._known[kind, name]
@@ -143,8 +147,6 @@ class Models:
         if spec.lm == EMBEDDED:
             return embedded_lm(**options)
         if spec.lm == DIFFUSION:
-            from dspy_diffusion_infill.lms.diffusion import diffusion_lm
-
             return diffusion_lm(self.denoiser(name), **options)
         on_retry = self.on_retry
         return PatientLM(spec.lm, on_retry=lambda error: on_retry(name, error), **options)

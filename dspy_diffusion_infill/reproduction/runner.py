@@ -80,6 +80,7 @@ class CellResult:
         perplexity: diffusion perplexity with its error and counts, where it was measured.
         instructions: the prompt that was measured.
         outcome: what became of the search for it.
+        row_numbers: of each of ``rows``, its place among the test examples, from 0.
     """
 
     cell: Cell
@@ -90,13 +91,15 @@ class CellResult:
     perplexity: GoldPerplexity | None
     instructions: dict[str, str]
     outcome: Outcome
+    row_numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The rows of a cell, and why the others are missing."""
+    """The rows of a cell with their places, and why the others are missing."""
 
     rows: tuple[RowResult, ...] = ()
+    row_numbers: tuple[int, ...] = ()
     num_failed: int = 0
     num_too_long: int = 0
 
@@ -176,6 +179,7 @@ class Runner:
             perplexity=perplexity,
             instructions=instructions_of(program),
             outcome=outcome,
+            row_numbers=measured.row_numbers,
         )
 
     def search_task(self, cell: Cell) -> SearchTask:
@@ -236,9 +240,14 @@ class Runner:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)  # answers under way are kept
                 raise
-        rows = tuple(row for key in keys if (row := self.journal.get(key)) is not None)
+        found = {
+            number: row
+            for number, key in enumerate(keys)
+            if (row := self.journal.get(key)) is not None
+        }
         why = [left.get(key) for key in keys]
-        return _Measured(rows, why.count("failed"), why.count("too long"))
+        failed, too_long = why.count("failed"), why.count("too long")
+        return _Measured(tuple(found.values()), tuple(found), failed, too_long)
 
     def _row(
         self, cell: Cell, program: dspy.Module, example: dspy.Example, key: str

@@ -2,15 +2,17 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from dspy_diffusion_infill.evaluation.statistics import Spread, spread
+from dspy_diffusion_infill.evaluation.statistics import Comparison, Spread, spread
 from dspy_diffusion_infill.reproduction.experiment import Condition, Experiment, PaperFigure
 from dspy_diffusion_infill.reproduction.footers import count_remarks
 from dspy_diffusion_infill.reproduction.perplexity import PERPLEXITY, GoldPerplexity
 from dspy_diffusion_infill.reproduction.runner import CellResult
+from dspy_diffusion_infill.reproduction.significance import REMARK, PairedRow
 from dspy_diffusion_infill.reproduction.tasks import Benchmark
 
 HEADINGS = {
@@ -74,11 +76,13 @@ class Table:
         experiment: what was run.
         rows: one for each condition.
         notes: the footer, a paragraph each.
+        paired: rows against their baselines; empty where none were compared.
     """
 
     experiment: Experiment
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
+    paired: tuple[PairedRow, ...] = ()
 
     def markdown(self) -> str:
         """The table as Markdown, with heading, caution and footer."""
@@ -100,7 +104,44 @@ class Table:
         text = "\n".join(_line(line) for line in lines)
         caution = [f"> **{self.experiment.caution}**"] if self.experiment.caution else []
         footer = "\n".join(f"- {note}" for note in self.notes)
-        return "\n\n".join([f"# {self.experiment.title}", *caution, text, footer]) + "\n"
+        parts = [f"# {self.experiment.title}", *caution, text, footer, *self._significance()]
+        return "\n\n".join(parts) + "\n"
+
+    def _significance(self) -> list[str]:
+        """The heading, table and footer of the comparisons, where there are any."""
+        compared = {name for row in self.paired for name in row.comparisons}
+        measures = [name for name in self.experiment.measures if name in compared]
+        if not measures:
+            return []
+        columns = self.experiment.columns
+        heads = [*columns, "against", *(HEADINGS[measure] for measure in measures)]
+        lines = [heads, ["---"] * len(heads)]
+        for row in self.paired:
+            cells = [row.condition.label.get(name, "") for name in columns]
+            cells.append(", ".join(row.baseline.label.values()))
+            cells += [compared_text(one, row.comparisons.get(one)) for one in measures]
+            lines.append(cells)
+        return ["## Paired significance", "\n".join(map(_line, lines)), f"- {REMARK}"]
+
+    def json(self) -> str:
+        """All figures and comparisons; what is not defined is null."""
+        paired = {id(row.condition): row for row in self.paired}
+        rows = []
+        for row in self.rows:
+            against = paired.get(id(row.condition))
+            rows.append(
+                {
+                    "label": dict(row.condition.label),
+                    "figures": {name: asdict(figure) for name, figure in row.ours.items()},
+                    "paper": {name: asdict(one) for name, one in row.condition.paper.items()},
+                    "num_rows": row.num_rows,
+                    "measured_on": row.model,
+                    "against": against and dict(against.baseline.label),
+                    "paired": against and {k: asdict(v) for k, v in against.comparisons.items()},
+                }
+            )
+        content = {"title": self.experiment.title, "scale": self.experiment.scale, "rows": rows}
+        return json.dumps({**content, "paired_test": REMARK}, indent=1, ensure_ascii=False) + "\n"
 
     def csv(self) -> str:
         """One line a condition; undefined figures are empty."""
@@ -212,6 +253,17 @@ def ours_text(
     missing = figure.num_runs < num_runs
     runs = f" ({figure.num_runs} of {num_runs} runs)" if missing else ""
     return _number(measure, figure.mean, figure.std) + error + runs
+
+
+def compared_text(measure: str, found: Comparison | None) -> str:
+    """``+0.035 (+0.010 to +0.060), p = 0.012``; the difference alone where it was not tested."""
+    if found is None or found.difference is None:
+        return _NOTHING
+    digits = _DIGITS.get(measure, 3)
+    text = f"{found.difference:+.{digits}f}"
+    if found.interval is not None:
+        text += f" ({found.interval.low:+.{digits}f} to {found.interval.high:+.{digits}f})"
+    return text if found.p_value is None else f"{text}, p = {found.p_value:.3f}"
 
 
 def paper_text(measure: str, figure: PaperFigure | None) -> str:

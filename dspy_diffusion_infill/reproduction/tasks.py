@@ -5,7 +5,7 @@ plain dicts of JSON values, since they go through the run's journal.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from dspy_diffusion_infill.evaluation.judges import (
     JudgeCounts,
     total_counts,
 )
-from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
+from dspy_diffusion_infill.evaluation.retrieval import PageIndex
 from dspy_diffusion_infill.evaluation.templates import judge_template, read_prompt
 from dspy_diffusion_infill.programs import signature_of
 from dspy_diffusion_infill.reproduction.experiment import JudgeSpec, ModelSpec
@@ -38,6 +38,19 @@ from dspy_diffusion_infill.template_adapter import TemplateAdapter
 RowResult = dict[str, Any]
 Figures = dict[str, float | None]
 CountTokens = Callable[[str], int]
+
+
+COEFFICIENTS = ("pearson", "spearman", "kendall")
+"""Measures of a judge's scores against human ones."""
+MEANS: Mapping[str, tuple[str, float]] = {
+    "em": ("flexible", 100.0),
+    "em_strict": ("strict", 100.0),
+    "tokens": ("tokens", 1.0),
+    "recall": ("recall", 1.0),
+    "f1": ("f1", 1.0),
+    "label_accuracy": ("is_right", 1.0),
+}
+"""Measures that are the mean of a field over the rows, with that field, times a number."""
 
 
 class Benchmark(Protocol):
@@ -250,11 +263,7 @@ class Gsm8kTask(Benchmark):
 
     def figures(self, rows: Sequence[RowResult]) -> Figures:
         """Exact match in per cent; ``tokens`` is the mean length of a prompt."""
-        return {
-            "em": _mean(rows, "flexible", times=100),
-            "em_strict": _mean(rows, "strict", times=100),
-            "tokens": _mean(rows, "tokens"),
-        }
+        return {name: _mean(rows, *MEANS[name]) for name in ("em", "em_strict", "tokens")}
 
     def remarks(self, rows: Sequence[RowResult]) -> list[str]:
         """Counts answers without a number."""
@@ -271,7 +280,7 @@ class HoverTask(Benchmark):
         num_pages: pages a hop.
     """
 
-    index: Bm25Index
+    index: PageIndex
     num_pages: int = PAGES_PER_HOP
 
     @property
@@ -288,8 +297,7 @@ class HoverTask(Benchmark):
     @property
     def context_chars(self) -> int:
         """The length of the pages of one hop, on average."""
-        pages = self.index.pages
-        return self.num_pages * sum(len(str(page)) for page in pages) // len(pages)
+        return int(self.num_pages * self.index.page_chars)
 
     def program(self, template: str, model: ModelSpec, *, seed: int = 0) -> HoverProgram:
         """The three-hop program, which has prompts of its own: the template is not used."""
@@ -320,11 +328,7 @@ class HoverTask(Benchmark):
 
     def figures(self, rows: Sequence[RowResult]) -> Figures:
         """Means over claims, in [0, 1]."""
-        return {
-            "recall": _mean(rows, "recall"),
-            "f1": _mean(rows, "f1"),
-            "label_accuracy": _mean(rows, "is_right"),
-        }
+        return {name: _mean(rows, *MEANS[name]) for name in ("recall", "f1", "label_accuracy")}
 
     def remarks(self, rows: Sequence[RowResult]) -> list[str]:
         """Counts labels that could not be read."""
@@ -349,6 +353,6 @@ def shortened(example: dspy.Example, max_chars: int | None) -> dspy.Example:
     return dspy.Example(example, **cut).with_inputs(*example.inputs().keys())
 
 
-def _mean(rows: Sequence[RowResult], name: str, *, times: float = 1.0) -> float | None:
-    """The mean of a field over the rows; None where there are none."""
+def _mean(rows: Sequence[RowResult], name: str, times: float) -> float | None:
+    """The mean of a field over the rows, times a number; None where there are none."""
     return times * sum(row[name] for row in rows) / len(rows) if rows else None
