@@ -98,7 +98,8 @@ def run_experiment(
     echo(table.markdown())
     echo(
         f"{experiment.name}: {seconds:.0f} s; {calls.num_made} calls made, {calls.num_known} "
-        f"answered from the journal; written to {output / experiment.name}.md, .csv, .json, .png and .svg"
+        f"answered from the journal; written to {output / experiment.name}.md, .csv, .json, .png "
+        "and .svg"
     )
     return table
 
