@@ -7,7 +7,7 @@ from tiny_denoisers import MASK_ID, save_published, tiny_denoiser
 from typer.testing import CliRunner
 
 from dspy_diffusion_infill.cli.app import app
-from dspy_diffusion_infill.denoisers.calibration import TrueFill, calibrate
+from dspy_diffusion_infill.denoisers.calibration import TrueFill, calibrate, compare_thresholds
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.infiller.hidden_windows import hidden_windows
 
@@ -49,6 +49,15 @@ def test_nothing_to_compare_is_refused(denoiser):
         calibrate(denoiser, [])
 
 
+def test_a_threshold_that_is_never_reached_fills_as_one_token_at_a_time(denoiser):
+    requests = hidden_windows(denoiser, [slot("Name the day.")], num_windows=1, seed=0)
+    never, always = compare_thresholds(denoiser, requests, [1.0, 1e-9])
+    assert never.agreement == 1 and never.passes == never.most_passes >= 7  # Dream fills two once
+    assert always.passes == 1 and always.most_passes == never.passes
+    with pytest.raises(ValueError, match="a request with a masked token, got none"):
+        compare_thresholds(denoiser, [], [0.5])
+
+
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
     folder, task, out = save_published(tmp_path / "m", "llada"), tmp_path / "t.json", "out.json"
     task.write_text(json.dumps(TASK))
@@ -57,5 +66,8 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / out).read_text())
     assert [one["cache"] for one in figures["caches"]] == ["window", "context"]
-    for one, line in zip(figures["caches"], result.output.splitlines()[1:], strict=True):
+    caches, thresholds = (part.splitlines()[1:] for part in result.output.split("\n\n"))
+    for one, line in zip(figures["caches"], caches, strict=True):
         assert line.split()[:2] == [one["cache"], f"{one['agreement']:.1%}"]
+    for one, line in zip(figures["thresholds"], thresholds, strict=True):
+        assert line.split()[:2] == [str(one["threshold"]), f"{one['agreement']:.1%}"]

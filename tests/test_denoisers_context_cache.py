@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_denoisers_transformer import FAMILIES, TEXT_TOKENS, few, tokens
 from tiny_denoisers import MASK_ID, tiny_denoiser
-from transformers import DynamicCache
 
 from dspy_diffusion_infill.denoisers import (
     InfillRequest,
@@ -19,7 +18,7 @@ from dspy_diffusion_infill.denoisers import (
     SharedContext,
 )
 from dspy_diffusion_infill.denoisers import context_cache as context_cache_module
-from dspy_diffusion_infill.denoisers.context_cache import layers_of, rotated
+from dspy_diffusion_infill.denoisers.context_cache import rotated
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
 SHARED = Sampling(steps=8, temperature=0.8, cache="context")
@@ -27,7 +26,14 @@ SHARED = Sampling(steps=8, temperature=0.8, cache="context")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def denoiser(request, tmp_path_factory) -> TransformerDenoiser:
-    return tiny_denoiser(tmp_path_factory.mktemp("model"), request.param)
+    return with_room(tiny_denoiser(tmp_path_factory.mktemp("model"), request.param), 1e9)
+
+
+def with_room(denoiser: TransformerDenoiser, room: float) -> TransformerDenoiser:
+    """Anew, with so many bytes for contexts: a share of a tiny model's weights is next to none."""
+    denoiser = TransformerDenoiser(denoiser.checkpoint, name="with room")
+    denoiser._contexts._room = room
+    return denoiser
 
 
 def ids_of(length: int, seed: int = 0) -> list[int]:
@@ -149,30 +155,68 @@ def test_rotated_keys_are_those_of_the_same_text_further_on(denoiser, by):
     inner = denoiser.model.get_decoder()
 
     def keys(first: int) -> list[torch.Tensor]:
-        cache = DynamicCache()
+        cache = denoiser._passes.new_cache()
         at = torch.arange(first, first + 12)
         denoiser._passes.extend(cache, ids, at=at, read=at[:0])
-        return [own for own, _ in layers_of(cache)]
+        return [cache.entries(number)[0] for number in range(len(cache))]
 
     for here, there in zip(keys(10), keys(10 + by), strict=True):
         moved = rotated(here, by, inner.rotary_emb.inv_freq)
         torch.testing.assert_close(moved, there, atol=1e-4, rtol=1e-4)
 
 
-def test_contexts_are_dropped_beyond_their_share_of_the_memory(denoiser):
+def test_contexts_are_dropped_before_another_one_is_computed_beyond_their_share(denoiser):
     cache = context_cache_module.ContextCache(denoiser._passes)
-    cache._room = 1.5 * sum(
-        part.numel() * part.element_size() for layer in cache._layers((1, 2, 3)) for part in layer
-    )
-    for ids in ((4, 5, 6), (7, 8, 9)):
-        cache._layers(ids)
-    assert list(cache._kept) == [(7, 8, 9)]
+    contexts = [SharedContext((k, k + 1, k + 2), 1, 2) for k in (1, 4, 7)]
+    cache._room = 2.5 * cache._around(contexts[0]).num_bytes
+    for context in contexts[1:]:
+        cache._around(context)
+    assert list(cache._kept) == contexts[1:]
+
+
+def test_contexts_of_which_two_do_not_fit_are_kept_in_half_precision(denoiser):
+    size = denoiser._contexts._around(CONTEXT).num_bytes
+    small = with_room(denoiser, 1.5 * size)
+    assert small._contexts._around(CONTEXT).num_bytes == size // 2
+    # The second stays beside the first, and what is filled in differs by rounding at most.
+    other = replace(CONTEXT, input_ids=tuple(ids_of(60, seed=1)))
+    small._contexts._around(other)
+    assert list(small._contexts._kept) == [CONTEXT, other]
+    request = ScoreRequest(masked(), CONTEXT.input_ids[24:28], CONTEXT)
+    [rounded], [whole] = small.score([request]), denoiser.score([request])
+    assert rounded == pytest.approx(whole, abs=0.01) and rounded != whole
+
+
+@pytest.mark.parametrize(("start", "put_in"), [(24, 2), (24, 7), (20, 4)])
+def test_a_text_gets_what_a_context_moved_by_hand_gives(denoiser, start, put_in):
+    # A model that reads the token before computes that token too, at 20 in front of the others.
+    # Whether the tokens behind the instructions move or all others do is the same to the model.
+    ids, targets = masked(first=start, put_in=put_in), list(range(put_in))
+    [found] = denoiser.score([ScoreRequest(ids, targets, CONTEXT)])
+    passes, at = denoiser._passes, torch.arange(60)
+    whole = passes.new_cache()
+    passes.extend(whole, torch.tensor(CONTEXT.input_ids), at=at, read=at[:0])
+    cache, shift = passes.new_cache(), len(ids) - 60
+    read = passes.reads(torch.arange(start, start + put_in))
+    first, frequencies = min(20, int(read[0])), denoiser.model.get_decoder().rotary_emb.inv_freq
+    with torch.inference_mode():
+        for number in range(len(whole)):
+            keys, values = whole.entries(number)
+            moved = rotated(keys[:, :, 32:], shift, frequencies)
+            cache.update(
+                torch.cat([keys[:, :, :first], moved], dim=2),
+                torch.cat([values[:, :, :first], values[:, :, 32:]], dim=2),
+                number,
+            )
+    own = torch.arange(first, 32 + shift)
+    logits = passes.extend(cache, torch.tensor(ids)[own], at=own, read=read - first)
+    truth = logits.log_softmax(-1)[torch.arange(put_in), torch.tensor(targets)]
+    assert found == pytest.approx(truth.tolist(), abs=1e-4)
 
 
 def test_a_context_that_is_kept_is_used_before_another_takes_its_room(denoiser):
     pool = [SharedContext(tuple(ids_of(60, seed=seed)), 20, 32) for seed in (2, 3)]
-    denoiser = TransformerDenoiser(denoiser.checkpoint, name="fresh")
-    denoiser._contexts._room = 0  # one is kept
+    denoiser = with_room(denoiser, 0)  # one is kept
     whole = []
     for first in (22, 26, 24):
         requests = [

@@ -33,8 +33,12 @@ def calibrate_command(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the contexts.")] = 0,
 ) -> None:
-    """Measures how far a denoiser's passes with a KV cache are from exact ones."""
-    from dspy_diffusion_infill.denoisers.calibration import calibrate
+    """Measures how far a denoiser's KV caches and parallel unmasking are from exact passes."""
+    from dspy_diffusion_infill.denoisers.calibration import (
+        THRESHOLDS,
+        calibrate,
+        compare_thresholds,
+    )
     from dspy_diffusion_infill.denoisers.checkpoints.loading import load
     from dspy_diffusion_infill.infiller.hidden_windows import (
         bundled_task,
@@ -46,13 +50,24 @@ def calibrate_command(
     if json_path is not None:
         make_folder(json_path)
     loaded = load(denoiser, device=device, dtype=dtype)
-    found = calibrate(loaded, hidden_windows(loaded, slots, num_windows=windows, seed=seed))
+    requests = hidden_windows(loaded, slots, num_windows=windows, seed=seed)
+    found = calibrate(loaded, requests)
+    parallel = compare_thresholds(loaded, requests, THRESHOLDS)
     if json_path is not None:
-        figures = {"denoiser": loaded.name, "caches": [asdict(one) for one in found]}
+        figures = {
+            "denoiser": loaded.name,
+            "caches": [asdict(one) for one in found],
+            "thresholds": [asdict(one) for one in parallel],
+        }
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     typer.echo(f"{'cache':8} {'agreement':>9} {'KL':>7} {'NLL':>7} {'exact':>7} {'windows':>7}")
     for one in found:
         typer.echo(
             f"{one.cache:8} {one.agreement:9.1%} {one.kl:7.3f} {one.nll:7.3f} "
             f"{one.nll_exact:7.3f} {one.num_windows:7}"
+        )
+    typer.echo(f"\n{'threshold':9} {'agreement':>9} {'passes':>7} {'without':>7}")
+    for one in parallel:
+        typer.echo(
+            f"{one.threshold:<9} {one.agreement:9.1%} {one.passes:7.2f} {one.most_passes:7.2f}"
         )

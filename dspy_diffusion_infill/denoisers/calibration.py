@@ -1,4 +1,4 @@
-"""How far the passes with a cache are from exact ones, for one denoiser.
+"""How far caches and parallel unmasking are from exact passes and single tokens, for one denoiser.
 
 Masked texts, as a rule windows of instructions, are filled with the true tokens from left to right,
 once exactly and once with each cache. Each pass is compared at all masked tokens among which a real
@@ -13,9 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dspy_diffusion_infill.denoisers.protocol import Cache, ScoreRequest
+from dspy_diffusion_infill.denoisers.protocol import (
+    Cache,
+    Denoiser,
+    InfillRequest,
+    Sampling,
+    ScoreRequest,
+)
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
+THRESHOLDS = (0.9, 0.7, 0.5)
 CACHES: tuple[Cache, ...] = ("window", "context")
 
 
@@ -111,6 +118,54 @@ def calibrate(denoiser: TransformerDenoiser, requests: Sequence[ScoreRequest]) -
         )
         for cache, found in sums.items()
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """``Sampling(threshold=…)`` against one token at a time, at temperature 0.
+
+    Attributes:
+        threshold: which one.
+        passes: mean forward passes a window.
+        most_passes: the same one token at a time.
+        agreement: share of masked tokens that get the same token, 0 to 1.
+    """
+
+    threshold: float
+    passes: float
+    most_passes: float
+    agreement: float
+
+
+def compare_thresholds(
+    denoiser: Denoiser, requests: Sequence[ScoreRequest], thresholds: Sequence[float]
+) -> list[Parallel]:
+    """Fills the masked texts with each threshold, and one token at a time.
+
+    Raises:
+        ValueError: no request has a masked token.
+    """
+    texts = [InfillRequest(request.input_ids) for request in requests if request.targets]
+    if not texts:
+        raise ValueError("thresholds must be compared on a request with a masked token, got none")
+    places = [
+        [k for k, token in enumerate(text.input_ids) if token == denoiser.mask_id] for text in texts
+    ]
+
+    def fill(threshold: float | None) -> tuple[float, list[int]]:
+        filled = denoiser.infill(texts, Sampling(temperature=0, threshold=threshold))
+        tokens = [one.input_ids[k] for one, own in zip(filled, places, strict=True) for k in own]
+        return fmean(one.num_passes for one in filled), tokens
+
+    most, alone = fill(None)
+    found = []
+    for threshold in thresholds:
+        passes, tokens = fill(threshold)
+        agreement = fmean(a == b for a, b in zip(tokens, alone, strict=True))
+        found.append(
+            Parallel(threshold=threshold, passes=passes, most_passes=most, agreement=agreement)
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

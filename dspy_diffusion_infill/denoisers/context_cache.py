@@ -9,37 +9,34 @@
    tokens keep what they had, masked ones that are not read included.
 
 The requests of a text are rows of one sequence: a mask says which entry of the cache each token
-sees, so nothing is copied for each row, and the weights are read once for all of them. What lies
-behind the instructions moves where these get longer or shorter; its keys are rotated to the new
-positions (RoPE, arXiv 2104.09864).
+sees, so nothing is copied for each row, and the weights are read once for all of them. A context's
+entries stay where they are, and those of its texts come and go behind them. Where the instructions
+get longer or shorter, all tokens but those behind them move; keys in front are copied and rotated
+to the new positions (RoPE, arXiv 2104.09864).
 
 An approximation: in a bidirectional model every token depends on every other one.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from dspy_diffusion_infill.denoisers.forward import ForwardPasses, Logits
+from dspy_diffusion_infill.denoisers.forward import TOKENS_PER_PASS, ForwardPasses, Logits
+from dspy_diffusion_infill.denoisers.growing_cache import ROOM, GrowingCache
 from dspy_diffusion_infill.denoisers.infill_state import Filling
 from dspy_diffusion_infill.denoisers.protocol import SharedContext
 
-SHARE_OF_WEIGHTS = 0.25
+SHARE_OF_WEIGHTS = 1 / 3
 SHARE_OF_GPU = 0.5
 """Contexts that are kept take at most this share of the weights' memory, on a GPU of what is free
 beside them; one is always kept."""
-TOKENS_PER_PASS = 1024
-"""Rows beyond this go through the model in a second pass: attention among them is quadratic."""
-
-Layers = tuple[tuple[Tensor, Tensor], ...]
-"""Keys and values of each layer, (1, heads, tokens, head size)."""
 
 
 class ContextCache:
@@ -48,7 +45,7 @@ class ContextCache:
     def __init__(self, passes: ForwardPasses) -> None:
         self._passes = passes
         self._room = _room(passes.model)
-        self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
+        self._kept: OrderedDict[SharedContext, GrowingCache] = OrderedDict()
         self._lock = threading.Lock()
 
     def infill(self, states: Sequence[Filling], contexts: Sequence[SharedContext | None]) -> None:
@@ -63,69 +60,128 @@ class ContextCache:
             if not state.done:
                 same.setdefault((tuple(state.ids.tolist()), context), []).append(state)
         # What is kept comes first: otherwise it may have to make room before it is used.
-        for (_, context), group in sorted(same.items(), key=lambda item: not self._has(item[0][1])):
-            first = group[0]
-            text, logits = self.open(first.ids, first.candidates(), context)
-            for state in group:
-                state.advance(logits)
-            rows = Rows(self._passes, text, len(first.ids), group)
-            while unfinished := [number for number, state in enumerate(group) if not state.done]:
-                rows.step(unfinished)
+        for (_, context), group in sorted(
+            same.items(), key=lambda item: item[0][1] not in self._kept
+        ):
+            with self._lock:
+                self._fill(group, context)
 
-    def open(
+    def logits(
+        self,
+        text: Int[Tensor, " length"],
+        places: Int[Tensor, " places"],
+        context: SharedContext | None,
+    ) -> Logits:
+        """Of the places of a masked text, over its context."""
+        with self._lock:
+            return self._open(text, places, context)[1]
+
+    def _fill(self, group: Sequence[Filling], context: SharedContext | None) -> None:
+        first = group[0]
+        text, logits = self._open(first.ids, first.candidates(), context)
+        for state in group:
+            state.advance(logits)
+        rows = Rows(self._passes, text, len(first.ids), group)
+        while unfinished := [number for number, state in enumerate(group) if not state.done]:
+            rows.step(unfinished)
+
+    @torch.inference_mode()
+    def _open(
         self,
         text: Int[Tensor, " length"],
         places: Int[Tensor, " places"],
         context: SharedContext | None,
     ) -> tuple["Text", Logits]:
         """Computes a masked text over its context; returns it, and the logits of ``places``."""
-        cache, read = DynamicCache(), self._passes.reads(places)
-        first, last = 0, len(text)
+        read, first, last = self._passes.reads(places), 0, len(text)
+        over = Text(
+            self._passes.new_cache(), torch.arange(0), torch.ones(0, dtype=torch.bool), 0, 0
+        )
         if context is not None:
             first, last = _span(text, context, before=int(read.min()))
-            rest, shift = len(text) - last, len(text) - len(context.input_ids)
-            for number, (keys, values) in enumerate(self._layers(context.input_ids)):
-                behind = keys.shape[2] - rest
-                moved = rotated(keys[:, :, behind:], shift, self._frequencies)
-                cache.update(
-                    torch.cat([keys[:, :, :first], moved], dim=2),
-                    torch.cat([values[:, :, :first], values[:, :, behind:]], dim=2),
-                    number,
-                )
+            over = self._over(context, len(text), first, last)
         at = torch.arange(first, last)
-        logits = self._passes.extend(cache, text[at], at=at, read=read - first)
-        around = [torch.arange(first), torch.arange(last, len(text))]
-        return Text(cache, torch.cat([*around, at])), logits
+        is_seen = torch.cat([over.is_seen, torch.ones_like(at, dtype=torch.bool)])
+        visible = None if is_seen.all() else is_seen.expand(len(at), -1)
+        logits = self._passes.extend(
+            over.cache, text[at], at=at - over.shift, read=read - first, visible=visible
+        )
+        positions = torch.cat([over.positions, at])
+        return replace(over, positions=positions, is_seen=is_seen), logits
+
+    def _over(self, context: SharedContext, length: int, first: int, last: int) -> "Text":
+        """A text of this length, whose tokens before ``first`` and from ``last`` on are known."""
+        cache, shift = self._around(context), length - len(context.input_ids)
+        num_kept, num_behind = len(_outside(context)), length - last
+        is_seen = torch.zeros(num_kept, dtype=torch.bool)
+        is_seen[num_kept - num_behind :] = True
+        # Those that are not seen may have any position.
+        positions = torch.arange(num_kept) + length - num_kept
+        positions = positions.clamp(0, length - 1)
+        front = torch.arange(first)
+        if shift == 0:
+            is_seen[front], positions[front] = True, front
+        else:
+            # What lies behind keeps its place, and all others move: as a rule they are fewer.
+            for number in range(len(cache)):
+                keys, values = (part[:, :, :first] for part in cache.entries(number))
+                cache.update(rotated(keys, -shift, self._frequencies), values, number)
+            is_seen = torch.cat([is_seen, torch.ones_like(front, dtype=torch.bool)])
+            positions = torch.cat([positions, front])
+        return Text(cache, positions, is_seen, num_kept, shift)
 
     @property
     def _frequencies(self) -> Float[Tensor, " half"]:
         rotary = self._passes.model.get_decoder().get_submodule("rotary_emb")
         return cast(Tensor, rotary.inv_freq)
 
-    def _has(self, context: SharedContext | None) -> bool:
-        return context is not None and context.input_ids in self._kept
+    def _around(self, context: SharedContext) -> GrowingCache:
+        """What lies around the instructions of a context, and nothing else."""
+        outside = _outside(context)
+        if (known := self._kept.get(context)) is not None:
+            self._kept.move_to_end(context)
+            known.cut(len(outside))
+            return known
+        length = len(context.input_ids)
+        dtype = self._make_room(length)
+        cache, at = self._passes.new_cache(dtype), torch.arange(length)
+        self._passes.extend(cache, torch.tensor(context.input_ids), at=at, read=at[:0])
+        cache.keep(torch.zeros(length, dtype=torch.bool).index_fill(0, outside, True))
+        self._kept[context] = cache
+        return cache
 
-    def _layers(self, input_ids: tuple[int, ...]) -> Layers:
-        with self._lock:
-            if (known := self._kept.get(input_ids)) is not None:
-                self._kept.move_to_end(input_ids)
-                return known
-        cache, at = DynamicCache(), torch.arange(len(input_ids))
-        self._passes.extend(cache, torch.tensor(input_ids), at=at, read=at[:0])
-        layers = layers_of(cache)
-        with self._lock:
-            self._kept[input_ids] = layers
-            while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > self._room:
-                self._kept.popitem(last=False)
-        return layers
+    def _make_room(self, length: int) -> torch.dtype:
+        """Forgets contexts until another one fits, those first that were not used for longest.
+
+        Returns the dtype of its keys and values: the model's, and float16 in place of float32 where
+        two contexts of its length do not fit.
+        """
+        dtype, number = self._passes.model.dtype, self._passes.numbers_per_token * (length + ROOM)
+        if dtype == torch.float32 and 2 * number * dtype.itemsize > self._room:
+            dtype = torch.float16
+        room = self._room - number * dtype.itemsize
+        while self._kept and sum(cache.num_bytes for cache in self._kept.values()) > room:
+            self._kept.popitem(last=False)
+        return dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A masked text: the cache of all its tokens, and the position of each entry."""
+    """A masked text in a cache.
 
-    cache: DynamicCache
+    Attributes:
+        cache: of its tokens, and of some that it does not have.
+        positions: of each entry, in the text.
+        is_seen: which entries are the text's.
+        num_kept: so many entries are the context's, and stay in any case.
+        shift: positions that the model is given are smaller by it.
+    """
+
+    cache: GrowingCache
     positions: Int[Tensor, " entries"]
+    is_seen: Bool[Tensor, " entries"]
+    num_kept: int
+    shift: int
 
 
 class Rows:
@@ -138,10 +194,9 @@ class Rows:
     def __init__(
         self, passes: ForwardPasses, text: Text, length: int, states: Sequence[Filling]
     ) -> None:
-        self._passes, self._cache, self._states = passes, text.cache, states
-        self._positions = text.positions
+        self._passes, self._text, self._states = passes, text, states
+        self._positions, self._is_last = text.positions, text.is_seen
         self._rows = torch.full_like(text.positions, -1)
-        self._is_last = torch.ones(len(text.positions), dtype=torch.bool)
         self._is_changed = torch.zeros(len(states), length, dtype=torch.bool)
 
     def step(self, numbers: Sequence[int]) -> None:
@@ -171,8 +226,9 @@ class Rows:
         is_new = torch.zeros_like(self._is_changed)
         is_new[row, at] = True
         self._is_changed |= is_new
-        self._is_last &= (self._rows < 0) | ~is_new[self._rows.clamp(min=0), self._positions]
-        self._forget()
+        is_replaced = is_new[self._rows.clamp(min=0), self._positions]
+        self._is_last = self._is_last & ((self._rows < 0) | ~is_replaced)
+        self._forget(len(at))
         self._positions, self._rows = torch.cat([self._positions, at]), torch.cat([self._rows, row])
         self._is_last = torch.cat([self._is_last, torch.ones_like(at, dtype=torch.bool)])
         is_seen_by_all = (self._rows < 0) & ~self._is_changed[row][:, self._positions]
@@ -183,22 +239,24 @@ class Rows:
             for start, own, read in zip(sizes.cumsum(0) - sizes, computed, reads, strict=True)
         ]
         logits = self._passes.extend(
-            self._cache, tokens, at=at, read=torch.cat(places), visible=visible
+            self._text.cache,
+            tokens,
+            at=at - self._text.shift,
+            read=torch.cat(places),
+            visible=visible,
         )
         for number, own in zip(numbers, logits.split([len(read) for read in reads]), strict=True):
             self._states[number].advance(own)
 
-    def _forget(self) -> None:
-        """Drops the entries that nothing sees any more, once they are half of all."""
-        if 2 * int(self._is_last.sum()) >= len(self._is_last):
+    def _forget(self, num_new: int) -> None:
+        """Drops what nothing sees any more: where it is half of what was added, or for room."""
+        is_kept = self._is_last | (torch.arange(len(self._is_last)) < self._text.num_kept)
+        num_stale, num_added = int((~is_kept).sum()), len(is_kept) - self._text.num_kept
+        if num_stale == 0 or (2 * num_stale <= num_added and self._text.cache.has_room(num_new)):
             return
-        cache = DynamicCache()
-        for number, (keys, values) in enumerate(layers_of(self._cache)):
-            last = self._is_last.to(keys.device)
-            cache.update(keys[:, :, last], values[:, :, last], number)
-        self._cache = cache
-        self._positions, self._rows = self._positions[self._is_last], self._rows[self._is_last]
-        self._is_last = self._is_last[self._is_last]
+        self._text.cache.keep(is_kept)
+        self._positions, self._rows = self._positions[is_kept], self._rows[is_kept]
+        self._is_last = self._is_last[is_kept]
 
 
 def rotated(
@@ -213,10 +271,10 @@ def rotated(
     return (keys * angles.cos() + turned * angles.sin()).to(keys.dtype)
 
 
-def layers_of(cache: DynamicCache) -> Layers:
-    """The cache's keys and values."""
-    entries = cast(Iterable[tuple[Tensor, Tensor, None]], cache)
-    return tuple((keys, values) for keys, values, _ in entries)
+def _outside(context: SharedContext) -> Int[Tensor, " tokens"]:
+    """The tokens of a context around its instructions."""
+    behind = torch.arange(context.end, len(context.input_ids))
+    return torch.cat([torch.arange(context.start), behind])
 
 
 def _span(text: Int[Tensor, " length"], context: SharedContext, *, before: int) -> tuple[int, int]:
@@ -246,7 +304,3 @@ def _room(model: PreTrainedModel) -> float:
     if model.device.type == "cuda":
         return SHARE_OF_GPU * torch.cuda.mem_get_info(model.device)[0]
     return SHARE_OF_WEIGHTS * model.get_memory_footprint()
-
-
-def _num_bytes(layers: Layers) -> int:
-    return sum(part.numel() * part.element_size() for layer in layers for part in layer)

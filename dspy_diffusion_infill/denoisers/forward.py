@@ -10,21 +10,24 @@ approximation, as Fast-dLLM's (arXiv 2505.22618) is, but for masks anywhere in a
 """
 
 import inspect
+import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from dspy_diffusion_infill.denoisers.checkpoints.placement import settle_kernels
+from dspy_diffusion_infill.denoisers.growing_cache import GrowingCache, attend_in_groups
 from dspy_diffusion_infill.denoisers.masked_head import head_on_positions
 from dspy_diffusion_infill.errors import DenoiserMemoryError
 
 GPU_TOKENS_PER_BATCH = 16384
+TOKENS_PER_PASS = 1024
+"""The most in one pass over texts that stand in one sequence: attention among them is quadratic."""
 Logits = Float[Tensor, "places vocabulary"]
 
 # What models call the cache: transformers renamed it in 5.24, and warns of the old name.
@@ -37,11 +40,13 @@ class KVCache:
     """Keys and values of the part of a text that does not change.
 
     Attributes:
-        layers: of each layer, both (1, heads, kept tokens, head size).
+        cache: its first ``num_kept`` entries are these; the others are of no use.
+        num_kept: tokens that do not change.
         active: positions that are computed anew in each pass, ascending.
     """
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    cache: GrowingCache
+    num_kept: int
     active: Int[Tensor, " active"]
 
 
@@ -63,6 +68,7 @@ class ForwardPasses:
         tokens_per_batch: int | None = None,
     ) -> None:
         settle_kernels()
+        attend_in_groups(model)
         self.model, self.shift, self.pad_id = model, shift, pad_id
         if tokens_per_batch is None:
             tokens_per_batch = 1 if model.device.type == "cpu" else GPU_TOKENS_PER_BATCH
@@ -132,18 +138,15 @@ class ForwardPasses:
         Raises:
             DenoiserMemoryError: the text does not fit.
         """
-        cache = DynamicCache()
+        cache = self.new_cache()
         [(_, logits)] = self._batches(
             [len(text)], lambda _batch: self._run([text], [positions], cache=cache)
         )
         active = torch.cat([changing, self.reads(changing)]).unique()
         is_kept = torch.ones(len(text), dtype=torch.bool)
         is_kept[active] = False
-        layers = tuple(
-            (keys[:, :, is_kept.to(keys.device)], values[:, :, is_kept.to(values.device)])
-            for keys, values, _ in cast(Iterable[tuple[Tensor, Tensor, None]], cache)
-        )
-        return KVCache(layers, active), logits
+        cache.keep(is_kept)
+        return KVCache(cache, int(is_kept.sum()), active), logits
 
     def decode_masked(
         self,
@@ -151,23 +154,32 @@ class ForwardPasses:
         texts: Sequence[Int[Tensor, " length"]],
         positions: Sequence[Int[Tensor, " places"]],
     ) -> Iterator[tuple[int, Logits]]:
-        """As ``at``, for texts that differ from the prefilled one in its active positions only."""
-        active = prefilled.active
+        """As ``at``, for texts that differ from the prefilled one in its active positions only.
+
+        Texts of a batch stand in one sequence, and a mask parts them: nothing is copied for each.
+        """
+        active, size = prefilled.active, len(prefilled.active)
         places = [torch.searchsorted(active, self.reads(p).contiguous()) for p in positions]
 
         def run(batch: range) -> list[Logits]:
-            cache = DynamicCache()
-            for number, (keys, values) in enumerate(prefilled.layers):
-                shape = (len(batch), -1, -1, -1)
-                cache.update(keys.expand(shape), values.expand(shape), number)
-            chosen = [texts[k][active] for k in batch]
-            return self._run(chosen, [places[k] for k in batch], cache=cache, at=active)
+            prefilled.cache.cut(prefilled.num_kept)
+            row = torch.arange(len(batch)).repeat_interleave(size)
+            kept = torch.ones(len(row), prefilled.num_kept, dtype=torch.bool)
+            [logits] = self._run(
+                [torch.cat([texts[k][active] for k in batch])],
+                [torch.cat([places[k] + size * number for number, k in enumerate(batch)])],
+                cache=prefilled.cache,
+                at=active.repeat(len(batch)),
+                visible=torch.cat([kept, row[:, None] == row], dim=1) if len(batch) > 1 else None,
+            )
+            self.num_passes += len(batch) - 1
+            return list(logits.split([len(places[k]) for k in batch]))
 
-        yield from self._batches([len(active)] * len(texts), run)
+        yield from self._batches([size] * len(texts), run, most=TOKENS_PER_PASS)
 
     def extend(
         self,
-        cache: DynamicCache,
+        cache: GrowingCache,
         tokens: Int[Tensor, " tokens"],
         *,
         at: Int[Tensor, " tokens"],
@@ -193,6 +205,18 @@ class ForwardPasses:
         [(_, logits)] = self._batches([len(tokens)], run)
         return logits
 
+    def new_cache(self, dtype: torch.dtype | None = None) -> GrowingCache:
+        """An empty cache, in the model's dtype or another one."""
+        return GrowingCache(self.model.config.num_hidden_layers, dtype=dtype)
+
+    @property
+    def numbers_per_token(self) -> int:
+        """In the keys and values of a token, over all layers."""
+        config = self.model.config
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * size
+
     def reads(self, positions: Int[Tensor, " places"]) -> Int[Tensor, " places"]:
         """Where the model scores ``positions``; a shifted model scores 0 at 0 as well."""
         return (positions - 1).clamp(min=0) if self.shift else positions
@@ -203,7 +227,7 @@ class ForwardPasses:
         texts: Sequence[Int[Tensor, " length"]],
         positions: Sequence[Int[Tensor, " places"]],
         *,
-        cache: DynamicCache | None = None,
+        cache: GrowingCache | None = None,
         at: Int[Tensor, " length"] | None = None,
         visible: Bool[Tensor, "length entries"] | None = None,
     ) -> list[Logits]:
@@ -238,12 +262,16 @@ class ForwardPasses:
         return [logits[row[places]].float() for row, places in zip(rank, read, strict=True)]
 
     def _batches(
-        self, lengths: Sequence[int], run: Callable[[range], list[Logits]]
+        self,
+        lengths: Sequence[int],
+        run: Callable[[range], list[Logits]],
+        *,
+        most: float = math.inf,
     ) -> Iterator[tuple[int, Logits]]:
-        """Runs items of these lengths, the longest first, in batches that fit."""
+        """Runs items of these lengths, the longest first, in batches of at most ``most`` tokens."""
         start, halved = 0, False
         while start < len(lengths):
-            size = max(1, self.tokens_per_batch // lengths[start])
+            size = max(1, int(min(self.tokens_per_batch, most)) // lengths[start])
             batch = range(start, min(start + size, len(lengths)))
             num_tokens = len(batch) * lengths[start]
             try:

@@ -1,6 +1,6 @@
 """The state of one request while its masked tokens are filled in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -21,6 +21,7 @@ class ResolvedSampling:
     block_length: int | None
     top_p: float | None
     top_k: int | None
+    threshold: float | None
     forbidden: Bool[Tensor, " vocabulary"]
 
     @classmethod
@@ -41,6 +42,7 @@ class ResolvedSampling:
             block_length=sampling.block_length or block_length,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
+            threshold=sampling.threshold,
             forbidden=forbidden,
         )
 
@@ -133,15 +135,28 @@ class InfillState:
             forbidden=sampling.forbidden,
             generator=self._generator,
         )
-        # 2. Keep those that come first, the left one of equals; the others stay masked.
-        ranked = drawn.order.sort(descending=True, stable=True).indices
-        kept = ranked[: self._steps.pop().count]
+        # 2. Keep those that come first, the left one of equals; the others stay masked. All that
+        #    are surer than the threshold come before the others.
+        order, count = drawn.order, self._steps[-1].count
+        if sampling.threshold is not None:
+            is_sure = drawn.probability > sampling.threshold
+            order, count = order.masked_fill(is_sure, torch.inf), max(count, int(is_sure.sum()))
+        kept = order.sort(descending=True, stable=True).indices[:count]
+        self._take(count)
         places = index[kept.cpu()]
         self.filled = self.places[places]
         self.ids[self.filled] = drawn.tokens[kept].cpu()
         self._probability[places] = drawn.probability[kept].float().cpu()
         self._masked[places] = False
         self.num_passes += 1
+
+    def _take(self, count: int) -> None:
+        """Takes so many tokens off the steps of the present block."""
+        while count:
+            step = self._steps.pop()
+            if step.count > count:
+                self._steps.append(replace(step, count=step.count - count))
+            count -= min(count, step.count)
 
     def result(self) -> Infilled:
         """The filled request."""

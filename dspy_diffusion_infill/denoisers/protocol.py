@@ -87,6 +87,9 @@ class Sampling:
         top_p: nucleus of the draw, in (0, 1]; None is all.
         top_k: most probable tokens among which is drawn, >= 1; None is as published: 50 for Dream's
             algorithms, all for LLaDA's.
+        threshold: each step also fills every token that it draws with a higher probability, in
+            (0, 1]: fewer passes, as Fast-dLLM has it (arXiv 2505.22618). None fills as many as
+            ``steps`` says.
         forbid_special: never fill in special tokens or end-of-text; the mask is never filled in.
         cache: which keys and values are kept from pass to pass. ``off`` is exact: none.
             ``window``: those of the visible tokens, from the first pass on; later passes compute
@@ -102,6 +105,7 @@ class Sampling:
     block_length: int | None = None
     top_p: float | None = None
     top_k: int | None = None
+    threshold: float | None = None
     forbid_special: bool = True
     cache: Cache = "off"
     cached: InitVar[bool | None] = None
@@ -123,11 +127,13 @@ class Sampling:
         if self.algorithm is not None and self.algorithm not in get_args(Algorithm):
             known = ", ".join(get_args(Algorithm))
             raise ValueError(f"algorithm must be one of {known}, got {self.algorithm!r}")
-        temperature, top_p = self._number("temperature"), self._number("top_p")
+        temperature = self._number("temperature")
         if temperature is not None and not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be 0 or more, got temperature={temperature}")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got top_p={top_p}")
+        for name in ("top_p", "threshold"):
+            share = self._number(name)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {name}={share}")
 
     def _number(self, name: str) -> float | None:
         value: Any = getattr(self, name)

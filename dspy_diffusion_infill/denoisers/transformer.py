@@ -245,7 +245,7 @@ class TransformerDenoiser:
         yield from ((alone[k], logits) for k, logits in whole)
         for k in asked:
             if (context := contexts[k]) is not None:
-                yield k, self._contexts.open(texts[k], positions[k], context)[1]
+                yield k, self._contexts.logits(texts[k], positions[k], context)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder for ``load_denoiser``, LLaDA's and Dream's in the published layout."""

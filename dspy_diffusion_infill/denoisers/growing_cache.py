@@ -1,0 +1,140 @@
+"""A KV cache that grows in place, and attention over it that copies nothing.
+
+transformers' ``DynamicCache`` makes new keys and values of all entries in each layer of each pass.
+Here they stand in buffers with room behind them, new entries are written there, and those that are
+not needed any more are cut off or closed up.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ROOM = 256
+"""Buffers have room for so many more entries than are asked for."""
+GROUPED = "dspy_infill_grouped_sdpa"
+
+
+class GrowingCache(Cache):
+    """Keys and values of each layer, as views of buffers.
+
+    Args:
+        num_layers: of the model.
+        dtype: of the buffers; None is the model's. The model gets its own in any case.
+    """
+
+    def __init__(self, num_layers: int, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__(layers=[DynamicLayer() for _ in range(num_layers)])
+        self._dtype = dtype
+        self._buffers: list[Float[Tensor, "2 batch heads room size"] | None] = [None] * num_layers
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the buffers of all layers."""
+        made = [buffer for buffer in self._buffers if buffer is not None]
+        return sum(buffer.numel() * buffer.element_size() for buffer in made)
+
+    def has_room(self, num: int) -> bool:
+        """Whether so many more entries fit the buffers."""
+        first = self._buffers[0]
+        return first is not None and self.get_seq_length() + num <= first.shape[3]
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Takes new entries of a layer up; returns all."""
+        old = self.get_seq_length(layer_idx)
+        new = old + key_states.shape[2]
+        buffer = self._with_room(layer_idx, key_states, old, new)
+        buffer[0, :, :, old:new], buffer[1, :, :, old:new] = key_states, value_states
+        keys, values = self._cut(layer_idx, new)
+        return keys.to(key_states.dtype), values.to(value_states.dtype)
+
+    def cut(self, length: int) -> None:
+        """Drops the entries from ``length`` on."""
+        for number in range(len(self._buffers)):
+            self._cut(number, length)
+
+    @torch.inference_mode()
+    def keep(self, is_kept: Bool[Tensor, " entries"]) -> None:
+        """Drops the others, and closes the gaps."""
+        kept = is_kept.nonzero()[:, 0]
+        first = int((kept == torch.arange(len(kept))).sum())
+        for buffer in self._buffers:
+            if buffer is not None:
+                buffer[:, :, :, first : len(kept)] = buffer[:, :, :, kept[first:].to(buffer.device)]
+        self.cut(len(kept))
+
+    def entries(self, number: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, (batch, heads, entries, size)."""
+        layer = self.layers[number]
+        return layer.keys, layer.values
+
+    def _cut(self, number: int, length: int) -> tuple[Tensor, Tensor]:
+        layer, buffer = self.layers[number], self._buffers[number]
+        if buffer is not None:
+            layer.keys, layer.values = buffer[:, :, :, :length]
+            layer.is_initialized = True
+        return self.entries(number)
+
+    def _with_room(self, number: int, like: Tensor, old: int, new: int) -> Tensor:
+        """The layer's buffer, or a larger one with its first ``old`` entries."""
+        buffer = self._buffers[number]
+        if buffer is not None and new <= buffer.shape[3]:
+            return buffer
+        batch, heads, _, size = like.shape
+        # One block on a CPU: between the passing tensors of a pass, small ones would leave holes.
+        some = range(len(self._buffers)) if like.device.type == "cpu" else [number]
+        shape = (len(some), 2, batch, heads, new + ROOM, size)
+        block = like.new_empty(shape, dtype=self._dtype or like.dtype)
+        for k, larger in zip(some, block, strict=True):
+            if (smaller := self._buffers[k]) is not None:
+                larger[:, :, :, :old] = smaller[:, :, :, :old]
+            self._buffers[k] = larger
+            self._cut(k, self.get_seq_length(k))
+        return block[list(some).index(number)]
+
+
+def attend_in_groups(model: PreTrainedModel) -> None:
+    """Has the model attend with ``grouped_attention``, where it attends with ``sdpa`` so far."""
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(GROUPED, grouped_attention)
+        AttentionMaskInterface.register(GROUPED, sdpa_mask)
+        model.set_attn_implementation(GROUPED)
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Float[Tensor, "batch heads length size"],
+    key: Float[Tensor, "batch groups entries size"],
+    value: Float[Tensor, "batch groups entries size"],
+    attention_mask: Float[Tensor, "batch 1 length entries"] | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """As transformers' ``sdpa``, and over a cache without a copy of it for each query head.
+
+    The heads that share keys and values (grouped-query attention) are rows of one head here. That
+    works with every kernel; ``enable_gqa`` with a mask does not on a GPU.
+    """
+    batch, heads, length, size = query.shape
+    share = heads // key.shape[1]
+    if share == 1 or key.shape[2] == length:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    rows = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(batch, -1, share * length, size),
+        key,
+        value,
+        attn_mask=None if attention_mask is None else attention_mask.repeat(1, 1, share, 1),
+        scale=options["scaling"],
+    )
+    return rows.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
