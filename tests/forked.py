@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_METHODS = multiprocessing.get_all_start_methods()
-_CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
-if "forkserver" in _METHODS:
-    _CONTEXT.set_forkserver_preload(["warm"])
+# macOS's own libraries do not bear a fork.
+_CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_CONTEXT.set_forkserver_preload(["warm"])
 
 
 @dataclass(frozen=True, slots=True)
