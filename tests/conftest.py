@@ -1,11 +1,13 @@
 """What every test gets: an LM cache of its own run, so that no answer of an earlier run is met.
 
-And no network: litellm, when it is first imported, would download its price list.
+And no network: litellm, when it is first imported, would download its price list. torch compiles in
+the process that asks: the pool that it starts otherwise imports torch anew.
 """
 
 import os
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 import dspy
 import pytest

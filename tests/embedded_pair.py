@@ -22,7 +22,10 @@ def _reason() -> str:
     return ""
 
 
-needs_embedded_pair = pytest.mark.skipif(bool(_reason()), reason=_reason() or "all is there")
+MISSING = _reason()
+"""Why the embedded models cannot be loaded; empty where they can."""
+
+needs_embedded_pair = pytest.mark.skipif(bool(MISSING), reason=MISSING or "all is there")
 
 
 @cache

@@ -223,7 +223,7 @@ def test_instructions_are_kept_to_the_character_whatever_cleandoc_does(text):
     assert instructions_of(with_instructions(program, {}))["step"] == text.expandtabs()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(TEXTS))
 def test_text_outside_the_windows_stays_the_same_in_every_candidate(seed, text):
     better = search(program=Program(instructions=text), seed=seed, window=2, stride=2, mask=2)

@@ -7,16 +7,15 @@ and is compiled only.
 
 import ast
 import inspect
-import os
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import typer
 from embedded_pair import needs_embedded_pair
@@ -74,15 +73,11 @@ def name_of(document: Path) -> str:
     return document.relative_to(ROOT).as_posix()
 
 
-def run(document: Path, folder: Path) -> str:
-    """Runs a document's Python in ``folder``; returns what it prints."""
+def run(document: Path, folder: Path) -> None:
+    """Runs a document's Python in ``folder``."""
     path = folder / f"{document.stem}.py"
     path.write_text(script(document), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, path.name]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{name_of(document)}:\n{done.stderr}"
-    return done.stdout
+    forked.run([path.name], folder / "printed", cwd=folder, PYTHONPATH=str(ROOT))
 
 
 RUNNABLE = [document for document in DOCUMENTS if script(document).strip()]

@@ -2,15 +2,15 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 from doubles import WordDenoiser
+from forked import Program
 from loopback import RATE_LIMITED, Loopback, loopback, prompt_of
 from small_experiment import (
     CONTENT,
@@ -143,18 +143,17 @@ def test_a_stopped_run_goes_on_to_the_same_table_and_asks_nothing_twice(
 
 def test_a_killed_process_loses_no_answer(data: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("small_experiment.py")
-    processes: list[subprocess.Popen] = []
+    programs: list[Program] = []
 
     def killing(number: int, body: dict) -> str:
-        if number == 5 and processes:
-            processes[0].kill()
+        if number == 5 and programs:
+            programs[0].process.kill()
         return verdict(number, body)
 
     with loopback(killing) as server:
-        command = [sys.executable, str(script), str(data), str(tmp_path / "out"), server.url]
-        environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
-        processes.append(subprocess.Popen(command, env=environment))
-        assert processes[0].wait(120) == -signal.SIGKILL
+        words = [str(script), str(data), str(tmp_path / "out"), server.url]
+        programs.append(forked.start(words, tmp_path / "printed", cwd=tmp_path))
+        assert programs[0].wait(120) == -signal.SIGKILL, programs[0].stderr
         num_lost = len(server.bodies)
         resumed = run_small(data, tmp_path / "out", server.url, conditions=PLAIN, threads=1)
         whole = run_small(data, tmp_path / "whole", server.url, conditions=PLAIN)

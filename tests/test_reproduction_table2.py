@@ -1,16 +1,16 @@
 """``reproduce table2 --scale smoke`` on SummEval: killed in the middle, the table is the same."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zlib
 from collections import Counter
 from pathlib import Path
 
+import forked
 import pytest
 from embedded_pair import loaded_once, needs_embedded_pair
+from forked import Program
 from loopback import Loopback, loopback, prompt_of
 from typer.testing import CliRunner
 
@@ -35,11 +35,12 @@ def command(output: Path, url: str) -> list[str]:
     return ["reproduce", "table2", *options, "--lm", "openai/loopback", "--api-base", url]
 
 
-def start(output: Path, url: str) -> subprocess.Popen:
+def start(output: Path, url: str) -> Program:
     """The command in a process that a test can kill."""
-    program = [sys.executable, "-c", "from dspy_diffusion_infill.cli import main; main()"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*program, *command(output, url)], **pipes, text=True)
+    program = output.with_name("program.py")
+    program.write_text("from dspy_diffusion_infill.cli import main\nmain()\n", encoding="utf-8")
+    words = [str(program), *command(output, url)]
+    return forked.start(words, output.with_name("printed"), cwd=output.parent)
 
 
 def finish(output: Path, url: str) -> str:
@@ -51,7 +52,7 @@ def finish(output: Path, url: str) -> str:
 
 def killed_at(num_calls: int, output: Path) -> Loopback:
     """A run that is killed when it makes that call; it and all later ones get no answer."""
-    processes: list[subprocess.Popen] = []
+    programs: list[Program] = []
     gone = threading.Event()
 
     def killing(number: int, body: dict) -> str:
@@ -59,16 +60,15 @@ def killed_at(num_calls: int, output: Path) -> Loopback:
             return verdict(number, body)
         if number == num_calls:
             time.sleep(JOURNALING)
-            processes[0].kill()
-            processes[0].wait()
+            programs[0].process.kill()
+            programs[0].wait()
             gone.set()
         gone.wait(60)
         return ""
 
     with loopback(killing) as server:
-        processes.append(start(output, server.url))
-        processes[0].communicate(timeout=900)
-    assert processes[0].returncode == -signal.SIGKILL
+        programs.append(start(output, server.url))
+        assert programs[0].wait(900) == -signal.SIGKILL, programs[0].stderr
     return server
 
 

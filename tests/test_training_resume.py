@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.other import get_free_port
 from safetensors import safe_open
 from tiny_models import save_causal
 from tiny_recipe import losses, save_probe, save_rows, silent, write_recipe
@@ -22,6 +24,7 @@ from dspy_diffusion_infill.training.recipe import load_recipe
 from dspy_diffusion_infill.training.run import train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SECONDS_A_RANK = 600  # an idle core needs five
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +39,14 @@ def causal(tmp_path_factory) -> Path:
 
 def kill_after_a_checkpoint(recipe: Path, overrides: list[str], output: Path) -> None:
     """Runs the recipe in a process of its own, killed as soon as a checkpoint is whole."""
-    command = [sys.executable, "-m", "dspy_diffusion_infill.training", str(recipe)]
-    command += ["--output", str(output), *(f"--set={override}" for override in overrides)]
-    run = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+    words = ["-m", "dspy_diffusion_infill.training", str(recipe)]
+    words += ["--output", str(output), *(f"--set={override}" for override in overrides)]
+    run = forked.start(words, recipe.parent / "printed", cwd=REPOSITORY)
     while not any(output.glob("stages/0-*/checkpoint-*/trainer_state.json")):
-        assert run.poll() is None, run.communicate()[1].decode()
+        assert run.poll() is None, run.stderr
         time.sleep(0.001)
-    run.send_signal(signal.SIGKILL)
+    run.process.kill()
     assert run.wait() == -signal.SIGKILL
-    run.communicate()
 
 
 def whole_killed_and_resumed(path: Path, overrides: list[str], folder: Path) -> list[list[float]]:
@@ -176,11 +172,11 @@ def test_a_run_of_an_older_version_goes_on_though_its_recipe_lacks_a_newer_key(
     train(recipe, output=tmp_path / "out", resume=True, show=silent)
 
 
-def launch(num_processes: int, *words: str) -> None:
-    """``accelerate launch`` on CPUs (gloo), in so many processes."""
+def launch(*words: str) -> None:
+    """``accelerate launch`` on CPUs (gloo), in two processes."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--num_processes", str(num_processes), "--main_process_port", "0", *words]
+    command += ["--num_processes", "2", "--main_process_port", "0", *words]
     done = subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -192,6 +188,31 @@ def launch(num_processes: int, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def ranks(number: int, words: list[str], folder: Path, **environment: str) -> list[str]:
+    """What rank 0 of so many shows: processes with the variables that torchrun gives them."""
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
+    sizes = {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+    environment |= {**rendezvous, **sizes, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    programs = [
+        forked.start(
+            words,
+            folder / f"rank{rank}",
+            cwd=REPOSITORY,
+            **environment,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+        )
+        for rank in range(number)
+    ]
+    try:
+        for program in programs:
+            assert program.wait(SECONDS_A_RANK) == 0, program.stderr
+    finally:  # one that failed leaves the others waiting
+        for program in programs:
+            program.process.kill()
+    return programs[0].stdout.splitlines()
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path, causal, rows):
     """As the backward pass leaves them, before clipping and the optimizer's step."""
@@ -200,7 +221,8 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, causal, rows):
     gradients = {}
     for number in (1, 2):
         target = tmp_path / f"gradients{number}.safetensors"
-        launch(number, str(script), str(recipe), str(tmp_path / f"out{number}"), str(target))
+        words = [str(script), str(recipe), str(tmp_path / f"out{number}"), str(target)]
+        ranks(number, words, tmp_path / f"printed{number}")
         with safe_open(target, "pt") as file:
             gradients[number] = {name: file.get_tensor(name) for name in file.keys()}
     assert gradients[1].keys() == gradients[2].keys()
@@ -214,7 +236,7 @@ def test_two_processes_run_the_recipe_as_one_does(tmp_path, causal, rows):
     path = write_recipe(tmp_path, causal, rows, model={"form": "full"})
     one, two = tmp_path / "one", tmp_path / "two"
     train(load_recipe(path), output=one, show=silent)
-    launch(2, "-m", "dspy_diffusion_infill.training", str(path), "--output", str(two))
+    launch("-m", "dspy_diffusion_infill.training", str(path), "--output", str(two))
     assert [entry[:2] for entry in losses(two)] == [entry[:2] for entry in losses(one)]
     # Float32 sums in another order, through 10 steps of Adam.
     assert [entry[2] for entry in losses(two)] == pytest.approx(
@@ -225,22 +247,15 @@ def test_two_processes_run_the_recipe_as_one_does(tmp_path, causal, rows):
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-2)
 
 
-def sharded(*words: str) -> list[str]:
+def sharded(folder: Path, *words: str) -> list[str]:
     """What a recipe shows that runs under the shipped FSDP2 config in two CPU processes."""
     config = REPOSITORY / "training" / "recipes" / "accelerate" / "fsdp2.yaml"
     parser = accelerate_launch.launch_command_parser()
     options, *_ = accelerate_launch._validate_launch_command(
         parser.parse_args(["--config_file", str(config), "x"])
     )
-    environment = {**os.environ, **prepare_multi_gpu_env(options), "ACCELERATE_USE_CPU": "true"}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(Path(__file__).with_name("sharded_on_cpus.py"))]
-    done = subprocess.run(
-        [*command, *words], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    script = Path(__file__).with_name("sharded_on_cpus.py")
+    return ranks(2, [str(script), *words], folder, **prepare_multi_gpu_env(options))
 
 
 @pytest.mark.slow
@@ -256,7 +271,7 @@ def test_the_fsdp_config_trains_measures_saves_and_resumes(tmp_path, rows, form)
     overrides += ["stages.0.steps=2", "stages.1.steps=1", "logging_steps=1", "save_steps=1"]
     overrides += [f"evaluation={{probe: {probe}, held_out: {rows}, num_samples: 2}}"]
     words = ["llada-fs-ro", str(tmp_path / "out"), *overrides]
-    shown = sharded(*words)
+    shown = sharded(tmp_path / "printed", *words)
     assert sum(line.startswith("step ") for line in shown) == 2  # one process shows it
     whole = losses(tmp_path / "out")
     assert [entry[:2] for entry in whole] == [("0-fs", 1), ("0-fs", 2), ("1-ro", 1)]
@@ -266,7 +281,8 @@ def test_the_fsdp_config_trains_measures_saves_and_resumes(tmp_path, rows, form)
     stages = tmp_path / "out" / "stages"
     (stages / "0-fs" / "checkpoint-2" / "trainer_state.json").unlink()
     shutil.rmtree(stages / "1-ro")
-    assert any(line.startswith("fs 2/2") for line in sharded(*words, "--resume"))
+    shown = sharded(tmp_path / "resumed", *words, "--resume")
+    assert any(line.startswith("fs 2/2") for line in shown)
     assert [entry[2] for entry in losses(tmp_path / "out")] == pytest.approx(
         [entry[2] for entry in whole], abs=1e-6
     )
