@@ -29,7 +29,8 @@ class GrowingCache(Cache):
     """
 
     def __init__(self, num_layers: int, *, dtype: torch.dtype | None = None) -> None:
-        super().__init__(layers=[DynamicLayer() for _ in range(num_layers)])
+        self._layers = [DynamicLayer() for _ in range(num_layers)]
+        super().__init__(layers=[*self._layers])
         self._dtype = dtype
         self._buffers: list[Float[Tensor, "2 batch heads room size"] | None] = [None] * num_layers
 
@@ -57,7 +58,8 @@ class GrowingCache(Cache):
         new = old + key_states.shape[2]
         buffer = self._with_room(layer_idx, key_states, old, new)
         buffer[0, :, :, old:new], buffer[1, :, :, old:new] = key_states, value_states
-        keys, values = self._cut(layer_idx, new)
+        self._cut(layer_idx, new)
+        keys, values = self.entries(layer_idx)
         return keys.to(key_states.dtype), values.to(value_states.dtype)
 
     def cut(self, length: int) -> None:
@@ -77,15 +79,15 @@ class GrowingCache(Cache):
 
     def entries(self, number: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, (batch, heads, entries, size)."""
-        layer = self.layers[number]
+        layer = self._layers[number]
+        assert layer.keys is not None and layer.values is not None, "the layer holds no entry yet"
         return layer.keys, layer.values
 
-    def _cut(self, number: int, length: int) -> tuple[Tensor, Tensor]:
-        layer, buffer = self.layers[number], self._buffers[number]
+    def _cut(self, number: int, length: int) -> None:
+        layer, buffer = self._layers[number], self._buffers[number]
         if buffer is not None:
             layer.keys, layer.values = buffer[:, :, :, :length]
             layer.is_initialized = True
-        return self.entries(number)
 
     def _with_room(self, number: int, like: Tensor, old: int, new: int) -> Tensor:
         """The layer's buffer, or a larger one with its first ``old`` entries."""
