@@ -109,9 +109,9 @@ def test_figures_say_what_the_run_did(task, denoiser, obey, tmp_path):
 def test_the_report_shows_scores_costs_and_the_diff_in_colour(task, denoiser, obey):
     obey(right_if_told_briefly)
     colour = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "300", "NO_COLOR": None}
-    output = run(task, "--max-metric-calls", "60", env=colour).output
+    output = run(task, "--max-metric-calls", "120", env=colour).output
     assert re.search(r"\x1b\[9;31mRead", output), "what was taken out: red, struck through"
-    assert re.search(r"\x1b\[1;32m[^\x1b]*only", output), "what was put in: bold green"
+    assert re.search(r"\x1b\[1;32m[^\x1b]*(only|word)", output), "what was put in: bold green"
     plain = re.sub(r"\x1b\[[\d;]*m", "", output)
     assert re.search(r"validation\W+0\.0%\W+100\.0%\W+\+100\.0", plain)
     assert re.search(r"held-out\W+0\.0%\W+100\.0%\W+\+100\.0", plain)
@@ -139,7 +139,7 @@ def test_another_lm_is_reached_through_dspys_own_adapter(task, denoiser, monkeyp
     with loopback(answer) as server:
         reach(monkeypatch, server.url)
         lm = ["--lm", "openai/loopback", "--max-heldout", "9"]
-        result = run(task, *lm, "--max-metric-calls", "30", "--json", str(path))
+        result = run(task, *lm, "--max-metric-calls", "120", "--json", str(path))
     assert result.exit_code == 0, result.exception
     assert all("[[ ## colour ## ]]" in prompt_of(body) for body in server.bodies)
     figures = json.loads(path.read_bytes())
@@ -246,12 +246,12 @@ def test_an_lm_that_stops_answering_ends_the_search_and_what_it_found_is_shown(
         seen.append(prompt)
         if len(seen) > 30 + 3 * 15:
             raise RuntimeError("the quota is spent")
-        return right_if_told_briefly(prompt)
+        return "I cannot say." if colour_of(prompt) == "green" else right_if_told_briefly(prompt)
 
     obey(runs_dry)
     result = run(task, "--max-metric-calls", "150")
     assert_refused(result, TooManyErrors, "the quota is spent")
-    assert re.search(r"validation\W+0\.0%\W+100\.0%", result.output)
+    assert re.search(r"validation\W+0\.0%\W+[4-9]\d\.\d%", result.output)
 
 
 # The figures' file

@@ -4,7 +4,7 @@ import json
 
 import dspy
 import pytest
-from doubles import WordDenoiser, rule_lm
+from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, answer_if_told_briefly, compile_with, program
 
 from dspy_diffusion_infill.journal import Journal
@@ -141,7 +141,12 @@ def test_caps_and_estimate_count_every_repeat(validation):
 def test_an_estimate_is_the_number_of_rows_times_their_repeats():
     def runs(num_repeats: int) -> int:
         optimizer = DiffusionInfill(
-            None, WordDenoiser(), guidance=None, num_repeats=num_repeats, holdout=0.25
+            None,
+            WordDenoiser(),
+            guidance=None,
+            num_repeats=num_repeats,
+            holdout=0.25,
+            **LEFT_TO_RIGHT,
         )
         with dspy.context(lm=rule_lm(str)[0], adapter=TemplateAdapter()):
             return optimizer.estimate(program(), ROWS).metric_calls

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import logging
 import socket
 import time
 from collections.abc import Collection
@@ -15,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspy_diffusion_infill.serving.limits import Limits
 from dspy_diffusion_infill.serving.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 OPEN = "/health"
 """The one path that needs no token."""
@@ -65,6 +68,10 @@ class Guard:
                 await refusal(scope, receive, counted)
             else:
                 await self._app(scope, self._limited(receive), counted)
+        except (
+            Exception
+        ):  # the application has answered 500; raised on, it would cut the answer off
+            logger.exception("a request to %s failed", scope["path"])
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.on_request(path, status, time.monotonic() - began)
