@@ -138,7 +138,7 @@ class DiffusionEngine:
         max_batch: int = MAX_BATCH,
     ) -> None:
         self.denoiser, self.options, self.load_name = denoiser, options, load_name
-        self._infill = Batcher(self._infill_batch, max_batch)
+        self._infill = Batcher(functools.partial(_infill_batch, denoiser), max_batch)
         self._times_asked: Counter[bytes] = Counter()
         self._lock = threading.Lock()
 
@@ -211,15 +211,6 @@ class DiffusionEngine:
         max_batch = state.get("max_batch", MAX_BATCH)  # older files have none
         return cls(_loaded(name), options, load_name=name, max_batch=max_batch)
 
-    def _infill_batch(self, asked: Sequence[tuple[InfillRequest, Sampling]]) -> list[Infilled]:
-        """Fills the masks of a batch, in its order; calls of one sampling go together."""
-        infilled: dict[int, Infilled] = {}
-        for sampling in dict.fromkeys(own for _, own in asked):
-            numbers = [k for k, (_, own) in enumerate(asked) if own == sampling]
-            results = self.denoiser.infill([asked[k][0] for k in numbers], sampling)
-            infilled.update(zip(numbers, results, strict=True))
-        return [infilled[k] for k in range(len(asked))]
-
     def _prompt(self, messages: list[Message]) -> tuple[tuple[int, ...], set[int]]:
         """The tokens up to the answer, and those that end it: end of turn, end of text."""
         chat = render_response(self.denoiser, messages, _ANSWER)
@@ -259,3 +250,18 @@ class AsyncDiffusionEngine(AsyncInThread):
     def load_state(cls, state: dict[str, Any]) -> "AsyncDiffusionEngine":
         """The engine of a saved program; loads the denoiser."""
         return cls(DiffusionEngine.load_state(state))
+
+
+def _infill_batch(
+    denoiser: Denoiser, asked: Sequence[tuple[InfillRequest, Sampling]]
+) -> list[Infilled]:
+    """Fills the masks of a batch, in its order; calls of one sampling go together.
+
+    No method: a batcher that held its engine would keep a denoiser of 16 GB in memory.
+    """
+    infilled: dict[int, Infilled] = {}
+    for sampling in dict.fromkeys(own for _, own in asked):
+        numbers = [k for k, (_, own) in enumerate(asked) if own == sampling]
+        results = denoiser.infill([asked[k][0] for k in numbers], sampling)
+        infilled.update(zip(numbers, results, strict=True))
+    return [infilled[k] for k in range(len(asked))]
