@@ -23,7 +23,7 @@ def demo(
     instructions: Annotated[str | None, typer.Option(help="Where to start from.")] = None,
     lm: Annotated[str | None, typer.Option(help="LM such as openai/gpt-4o-mini.")] = None,
     denoiser: Annotated[str | None, typer.Option(help="Name, hub id or folder.")] = None,
-    max_metric_calls: Annotated[int, typer.Option(help="Budget of program runs.")] = 640,
+    max_metric_calls: Annotated[int, typer.Option(help="Budget of program runs.")] = 240,
     max_heldout: Annotated[int, typer.Option(min=1, help="Held-out rows run at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     log_dir: Annotated[Path | None, typer.Option(help="Folder of a resumable journal.")] = None,

@@ -15,6 +15,7 @@ import dspy
 from dspy.signatures import make_signature
 from rich.console import Console
 
+from dspy_diffusion_infill.denoisers import Sampling
 from dspy_diffusion_infill.errors import DataError, DiffusionInfillError, TooManyErrors
 from dspy_diffusion_infill.jsonl import objects_of
 from dspy_diffusion_infill.labels import are_labels
@@ -245,6 +246,7 @@ def _optimizer(rows: Rows, options: DemoOptions, metric: ExactMatch) -> Diffusio
     return DiffusionInfill(
         metric,
         options.denoiser,
+        sampling=Sampling(cache="context"),  # on two cores exact passes take several times as long
         max_metric_calls=options.max_metric_calls,
         seed=options.seed,
         log_dir=options.log_dir,
