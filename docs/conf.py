@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+import fastapi  # noqa: F401 - before autodoc, which sets TYPE_CHECKING: its models fail under that
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
