@@ -297,3 +297,19 @@ def test_a_search_over_shared_contexts_says_so_and_goes_on_as_it_began(tmp_path)
     assert resumed.trials == whole.trials
     assert resumed.cache == "context"
     assert adaptive(never_right, max_metric_calls=60).cache == "off"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({}, ("adaptive", "racing", "failures")),
+        ({"order": "random"}, ("random", "racing", "failures")),
+        ({"order": "left_to_right"}, ("left_to_right", "full", "random")),
+        ({"sweeps": 3}, ("left_to_right", "full", "random")),
+        ({"sweeps": 3, "validation": "racing"}, ("left_to_right", "racing", "random")),
+        ({"examples": "random"}, ("adaptive", "racing", "random")),
+    ],
+)
+def test_what_is_not_said_of_a_search_goes_by_its_order(given, kind):
+    made = DiffusionInfill(**given)
+    assert (made.order, made.validation, made.examples) == kind

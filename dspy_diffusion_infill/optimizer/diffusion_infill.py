@@ -39,6 +39,7 @@ from dspy_diffusion_infill.optimizer.options import (
     Scoring,
     SearchOptions,
     Validation,
+    kind_of_search,
 )
 from dspy_diffusion_infill.optimizer.plan import (
     Plan,
@@ -85,9 +86,9 @@ class DiffusionInfill(Teleprompter):
         max_cost: float | None = None,
         max_seconds: float | None = None,
         prices: Mapping[str, Price] | None = None,
-        order: Order = "adaptive",
-        validation: Validation = "racing",
-        examples: ExampleDraw = "failures",
+        order: Order | None = None,
+        validation: Validation | None = None,
+        examples: ExampleDraw | None = None,
         parents: Parents = "best",
         patience: int | None = None,
         holdout: float | None = None,
@@ -148,15 +149,14 @@ class DiffusionInfill(Teleprompter):
                 included. What the caps promise: ``optimizer.budget``.
             prices: USD a million prompt tokens and a million completion tokens, by the name of an
                 LM's model; it goes before litellm's list.
-            order: which window is masked next. ``"adaptive"``: the one that promises most, in
-                neighbourhoods that grow while nothing is kept; guidance ranks and does not veto; it
-                goes on until a cap, ``patience`` or a perfect score ends it. ``"left_to_right"``:
-                ``sweeps`` passes, the paper's. ``"random"``: as adaptive, windows at random.
-            validation: ``"racing"`` scores a trial on a few rows first and gives it up when its
-                chance to win is below 20 %; ``"full"`` (the paper's, or with your own
-                ``acceptance``) scores all rows.
-            examples: ``"failures"`` draws worked examples into contexts more often the more often
-                programs got them wrong, where the trainset is the valset; ``"random"`` each alike.
+            order: which window is masked next. ``"adaptive"``, the default: the one that promises
+                most, in neighbourhoods that grow while nothing is kept, until a cap, ``patience``
+                or a perfect score. ``"left_to_right"``, the default with ``sweeps``: as the paper.
+                ``"random"``: as adaptive, windows at random. The next two go by it where None.
+            validation: ``"racing"``, not left to right, gives a trial up when its chance to win is
+                below 20 %; ``"full"``, the paper's or with your own ``acceptance``, never.
+            examples: ``"failures"``, not left to right, draws rows that programs get wrong more
+                often, where the trainset is the valset; ``"random"`` each alike.
             parents: which programs an adaptive search edits. ``"pool"``: the best one, and others
                 that are the best on some row; edits of different places are merged, those of
                 several predictors tried at once. ``"best"``: the best one, as the paper does.
@@ -228,10 +228,10 @@ class DiffusionInfill(Teleprompter):
         self.max_cost = checks.check_amount("max_cost", max_cost, unit="USD")
         self.max_seconds = checks.check_amount("max_seconds", max_seconds, unit="seconds")
         self.prices = checks.check_prices(prices)
-        checks.check_choices(order=order, validation=validation, examples=examples, parents=parents)
-        checks.check_choices(leaks=leaks, signal=signal)
-        checks.check_order_options(order, sweeps=sweeps, parents=parents, patience=patience)
-        self.order, self.validation, self.examples = order, validation, examples
+        kind = kind_of_search(order, validation, examples, sweeps)
+        self.order, self.validation, self.examples = kind.values()
+        checks.check_choices(**kind, parents=parents, leaks=leaks, signal=signal)
+        checks.check_order_options(self.order, sweeps=sweeps, parents=parents, patience=patience)
         self.parents, self.patience, self.leaks = parents, patience, leaks
         self.holdout = checks.check_share("holdout", holdout)
         self.predictors, self.parts = checks.check_names(predictors), checks.check_parts(parts)

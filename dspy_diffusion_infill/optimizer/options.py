@@ -47,6 +47,26 @@ RUNS_PER_ROW: Mapping[Auto, int] = {"light": 20, "medium": 50, "heavy": 120}
 """What ``auto`` allows: evaluations of the whole valset, the first one included."""
 
 
+def kind_of_search(
+    order: Order | None,
+    validation: Validation | None,
+    examples: ExampleDraw | None,
+    sweeps: int | None,
+) -> dict[str, Any]:
+    """Order, validation and examples; what is None goes by the order, and that by ``sweeps``.
+
+    Who asks for sweeps, or from left to right, gets the paper's search whole.
+    """
+    if order is None:
+        order = "adaptive" if sweeps is None else "left_to_right"
+    is_swept = order == "left_to_right"
+    if validation is None:
+        validation = "full" if is_swept else "racing"
+    if examples is None:
+        examples = "random" if is_swept else "failures"
+    return {"order": order, "validation": validation, "examples": examples}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """How wide and how long.
