@@ -277,7 +277,7 @@ def test_a_search_that_is_resumed_ends_as_the_whole_one_and_pays_nothing_twice(t
             "order must be one of 'adaptive', 'left_to_right', 'random'",
         ),
         ({"validation": True}, ValueError, "validation must be one of 'racing', 'full', got True"),
-        ({"examples": None}, ValueError, "examples must be one of 'failures', 'random', got None"),
+        ({"examples": "all"}, ValueError, "examples must be one of .failures., .random., got"),
         ({"patience": 0}, ValueError, "patience must be at least 1, got patience=0"),
         ({"patience": 1.5}, TypeError, r"patience must be a whole number or None, got .*1\.5"),
     ],
