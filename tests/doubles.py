@@ -18,7 +18,7 @@ from dspy_diffusion_infill.denoisers import (
 )
 from dspy_diffusion_infill.lms.engines import AsyncInThread, as_stream
 
-LEFT_TO_RIGHT = {"order": "left_to_right", "validation": "full", "examples": "random"}
+LEFT_TO_RIGHT = {"order": "left_to_right"}
 """The paper's order, which tries each proposal once and ends: what a test can foretell."""
 
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 import dspy
-from doubles import LEFT_TO_RIGHT, CharacterDenoiser, WordDenoiser, rule_lm
+from doubles import CharacterDenoiser, WordDenoiser, rule_lm
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -237,7 +237,7 @@ def leaks_of_a_compile(seed: int, **options) -> tuple[list[str], int, set[str]]:
     student = dspy.Predict(
         dspy.Signature("text -> colour", "Name the one that fits best and no other thing")
     )
-    order = rng.choice([{**LEFT_TO_RIGHT, "sweeps": 2}] * 2 + [{"order": "adaptive"}])
+    order = rng.choice([{"sweeps": 2}] * 2 + [{"order": "adaptive"}])
     settings = {"num_proposals": 4, "max_metric_calls": 60, **order}
     with dspy.context(lm=rule_lm(lambda _: "no idea")[0], adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(

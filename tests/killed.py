@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser
+from doubles import WordCountScorer, WordDenoiser
 from loopback import Loopback, loopback, prompt_of
 
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
@@ -29,7 +29,7 @@ ROWS = [
     for k, colour in enumerate(COLOURS)
 ]
 SEARCHES: dict[str, dict[str, Any]] = {
-    "left_to_right": {**LEFT_TO_RIGHT, "sweeps": 1, "num_proposals": 4},
+    "left_to_right": {"sweeps": 1, "num_proposals": 4},
     "adaptive": {
         "order": "adaptive",
         "validation": "racing",

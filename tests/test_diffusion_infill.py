@@ -235,13 +235,7 @@ def test_the_estimate_bounds_what_is_spent():
     denoiser = WordDenoiser()
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
-            None,
-            denoiser,
-            guidance=None,
-            num_proposals=3,
-            sweeps=1,
-            display_progress=False,
-            **LEFT_TO_RIGHT,
+            None, denoiser, guidance=None, num_proposals=3, sweeps=1, display_progress=False
         )
         cost = optimizer.estimate(program(), ROWS)
         assert not engine.prompts

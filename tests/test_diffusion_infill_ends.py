@@ -5,7 +5,7 @@ import re
 
 import dspy
 import pytest
-from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
+from doubles import WordDenoiser, rule_lm
 from test_diffusion_infill import (
     ROWS,
     TASK,
@@ -38,7 +38,7 @@ def always_better():
 def test_instructions_that_grow_stay_within_the_estimate(mask):
     lm, engine = rule_lm(lambda prompt: "red")
     denoiser = WordDenoiser(words=MANY)
-    options = {**LEFT_TO_RIGHT, "guidance": None, "mask": mask, "sweeps": 3, "num_proposals": 4}
+    options = {"guidance": None, "mask": mask, "sweeps": 3, "num_proposals": 4}
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
             always_better(), denoiser, num_threads=1, display_progress=False, **options

@@ -10,7 +10,7 @@ from pathlib import Path
 import cloudpickle
 import dspy
 import pytest
-from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser, rule_lm
+from doubles import WordCountScorer, WordDenoiser, rule_lm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +27,7 @@ from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 TASK = "Say which kind of message this one is and nothing else"
 ROWS = [dspy.Example(text=f"row {k}", label="ab"[k % 2]).with_inputs("text") for k in range(6)]
-QUIET = {
-    **LEFT_TO_RIGHT,
-    "guidance": None,
-    "display_progress": False,
-    "num_threads": 1,
-    "sweeps": 1,
-}
+QUIET = {"guidance": None, "display_progress": False, "num_threads": 1, "sweeps": 1}
 
 
 class Program(dspy.Module):

@@ -16,7 +16,7 @@ import dspy
 import numpy
 import pydantic
 import pytest
-from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
+from doubles import WordDenoiser, rule_lm
 from dspy.adapters.baml_adapter import BAMLAdapter
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import BaseCallback
@@ -53,7 +53,7 @@ def ends_with_colour(example, prediction, trace=None) -> bool:
 
 
 def optimizer(metric=ends_with_colour, **options) -> DiffusionInfill:
-    options = {"num_proposals": 2, "sweeps": 1, "num_threads": 1, **LEFT_TO_RIGHT, **options}
+    options = {"num_proposals": 2, "sweeps": 1, "num_threads": 1, **options}
     return DiffusionInfill(metric, WordDenoiser(), guidance=None, display_progress=False, **options)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dspy
 import pytest
-from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
+from doubles import WordDenoiser, rule_lm
 from loopback import loopback
 from small_experiment import run_small, write_summeval
 from test_diffusion_infill import ROWS, answer_if_told_briefly, program
@@ -25,7 +25,7 @@ SECRET = [
 
 
 def compiled(lm: dspy.LM, **options) -> dspy.Module:
-    quiet = {"guidance": None, "display_progress": False, "num_threads": 1, **LEFT_TO_RIGHT}
+    quiet = {"guidance": None, "display_progress": False, "num_threads": 1, "sweeps": 2}
     optimizer = DiffusionInfill(None, WordDenoiser(), **{**quiet, **options})
     with dspy.context(lm=lm, adapter=TemplateAdapter()):
         return optimizer.compile(program(), SECRET)

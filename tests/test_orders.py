@@ -6,7 +6,7 @@ import re
 
 import dspy
 import pytest
-from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser, rule_lm
+from doubles import WordCountScorer, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK, answer_if_told_briefly, compile_with, program
 
 from dspy_diffusion_infill.denoisers import Sampling
@@ -44,9 +44,7 @@ def adaptive(rule=answer_if_told_briefly, **options):
 )
 def test_left_to_right_tries_what_it_tried_before_there_were_orders(guidance, num_trials, digest):
     """The digests are of the trials of version 0.1, by the same seed."""
-    trials = compile_with(
-        sweeps=2, seed=7, guidance=guidance, **LEFT_TO_RIGHT
-    ).detailed_results.trials
+    trials = compile_with(sweeps=2, seed=7, guidance=guidance).detailed_results.trials
     plain = [(t.sweep, t.start, t.end, t.instructions, t.scores, t.accepted) for t in trials]
     assert len(trials) == num_trials
     assert hashlib.sha256(repr(plain).encode()).hexdigest()[:16] == digest

@@ -4,7 +4,7 @@ import re
 
 import dspy
 import pytest
-from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
+from doubles import WordDenoiser, rule_lm
 from dspy.primitives.local_interpreter import LocalInterpreter
 
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
@@ -61,7 +61,6 @@ def infill(student: dspy.Module, **options) -> dspy.Module:
         display_progress=False,
         num_threads=1,
         sweeps=1,
-        **LEFT_TO_RIGHT,
         num_proposals=4,
         **options,
     )

@@ -5,7 +5,7 @@ import re
 
 import dspy
 import pytest
-from doubles import LEFT_TO_RIGHT, WordCountScorer, WordDenoiser, rule_lm
+from doubles import WordCountScorer, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, TASK
 
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
@@ -32,7 +32,7 @@ def answer_if_described_briefly(prompt: str) -> str:
 
 
 def compiled(*, program=None, adapter=None, lm=None, denoiser=None, **options):
-    order = {} if "order" in options else {**LEFT_TO_RIGHT, "sweeps": 1}
+    order = {} if "order" in options else {"sweeps": 1}
     options = {"guidance": None, "parts": BOTH, "num_threads": 1, **order, **options}
     optimizer = DiffusionInfill(
         None, denoiser or WordDenoiser(), display_progress=False, num_proposals=3, **options

@@ -153,10 +153,10 @@ class DiffusionInfill(Teleprompter):
                 most, in neighbourhoods that grow while nothing is kept, until a cap, ``patience``
                 or a perfect score. ``"left_to_right"``, the default with ``sweeps``: as the paper.
                 ``"random"``: as adaptive, windows at random. The next two go by it where None.
-            validation: ``"racing"``, not left to right, gives a trial up when its chance to win is
-                below 20 %; ``"full"``, the paper's or with your own ``acceptance``, never.
-            examples: ``"failures"``, not left to right, draws rows that programs get wrong more
-                often, where the trainset is the valset; ``"random"`` each alike.
+            validation: ``"racing"`` gives a trial up when its chance to win is below 20 %;
+                ``"full"``, the default left to right and with your own ``acceptance``, never.
+            examples: ``"failures"`` draws rows that programs get wrong more often, where the
+                trainset is the valset; ``"random"``, the default left to right, each alike.
             parents: which programs an adaptive search edits. ``"pool"``: the best one, and others
                 that are the best on some row; edits of different places are merged, those of
                 several predictors tried at once. ``"best"``: the best one, as the paper does.

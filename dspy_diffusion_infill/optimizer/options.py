@@ -31,9 +31,7 @@ CHOICES: Mapping[str, Any] = {
 }
 """The options that have a few values each."""
 PAPER: Mapping[str, Any] = {
-    "order": "left_to_right",
-    "validation": "full",
-    "examples": "random",
+    "order": "left_to_right",  # which scores all rows and draws each example alike
     "holdout": 0.0,
     "guidance": None,
     "filters": False,
@@ -113,9 +111,9 @@ class SearchOptions:
     parts: tuple[Parts, ...] = ("instructions",)
     signal: Signal = "likelihood"
     filters: bool = True
-    order: Order = "adaptive"
-    validation: Validation = "racing"
-    examples: ExampleDraw = "failures"
+    order: Order
+    validation: Validation
+    examples: ExampleDraw
     parents: Parents = "best"
     patience: int | None = None
     holdout: float | None = None

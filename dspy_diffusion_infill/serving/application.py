@@ -179,7 +179,7 @@ def _raised(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    """The error itself is in the log of uvicorn."""
+    """The guard logs the error itself."""
     return _refusal(500, "DenoiserError", "the server failed; its log says why")
 
 

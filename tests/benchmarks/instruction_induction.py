@@ -29,12 +29,7 @@ from dspy_diffusion_infill import (
     load_denoiser,
 )
 
-LEFT_TO_RIGHT = {
-    "order": "left_to_right",
-    "validation": "full",
-    "examples": "random",
-    "sweeps": 12,
-}
+LEFT_TO_RIGHT = {"sweeps": 12}
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from rival_arms.fillers import CausalFills, OtherFills, RandomWords
 from rival_arms.job import Arm, Job
 from rival_arms.ledger import Incumbent, trajectory_of
 
-LEFT_TO_RIGHT = {"order": "left_to_right", "validation": "full", "examples": "random"}
 SWITCHES: dict[str, dict[str, Any]] = {
-    "without_order": {"order": "left_to_right", "sweeps": 12},
+    "without_order": {"sweeps": 12, "validation": "racing", "examples": "failures"},
     "without_choice_of_windows": {"order": "random"},
     "without_racing": {"validation": "full"},
     "without_failures": {"examples": "random"},
@@ -63,7 +62,7 @@ def causal_fills(job: Job) -> list[Incumbent]:
 
 ARMS: dict[str, Arm] = {
     "infill": infill,
-    "left_to_right": partial(infill, **LEFT_TO_RIGHT, sweeps=12),
+    "left_to_right": partial(infill, sweeps=12),
     "paper": paper,
     "random": random_fills,
     "causal": causal_fills,
