@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from dspy_diffusion_infill.errors import DataError, MissingDependencyError
 from dspy_diffusion_infill.evaluation.loading import Examples, load_dataset, missing_files
 from dspy_diffusion_infill.evaluation.retrieval import Bm25Index
-from dspy_diffusion_infill.journal import Journal
 from dspy_diffusion_infill.reproduction.check_files import (
     missing_checkpoints,
     missing_data,
@@ -30,12 +29,11 @@ from dspy_diffusion_infill.reproduction.costs import (
     start_of,
 )
 from dspy_diffusion_infill.reproduction.experiment import DataSpec, Experiment
-from dspy_diffusion_infill.reproduction.experiment_run import benchmark
+from dspy_diffusion_infill.reproduction.experiment_run import runner_over
 from dspy_diffusion_infill.reproduction.journals import Stop
 from dspy_diffusion_infill.reproduction.missing_pieces import Missing, missing
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.network import answers_of, hub_urls
-from dspy_diffusion_infill.reproduction.prompt_search import PromptSearch
 from dspy_diffusion_infill.reproduction.runner import Cell, Runner
 from dspy_diffusion_infill.reproduction.targets import Row, Target
 from dspy_diffusion_infill.reproduction.typical_rows import typical_page, typical_rows
@@ -123,28 +121,15 @@ def check(target: Target) -> Check:
 
 def _runner(experiment: Experiment, target: Target) -> Runner:
     """What would run, over the data or rows of their length, with journals that are empty."""
-    test, shots = (_examples(spec, target) for spec in (experiment.test, experiment.shots))
-    is_hover = experiment.task == "hover"
-    index = Bm25Index([typical_page()]) if is_hover else None
-    task, models, stop = benchmark(experiment, index), Models(target.specs), Stop()
-    prompts = PromptSearch(
-        task=task,
-        models=models,
-        search=experiment.search,
-        journal=Journal(None),
-        folder=target.output,
-        threads=experiment.threads,
-        stop=stop,
-    )
-    return Runner(
-        experiment=experiment,
-        task=task,
-        models=models,
-        prompts=prompts,
-        journal=Journal(None),
-        test=test,
-        shots=shots,
-        stop=stop,
+    return runner_over(
+        experiment,
+        Models(target.specs),
+        Stop(),
+        test=_examples(experiment.test, target),
+        shots=_examples(experiment.shots, target),
+        index=Bm25Index([typical_page()]) if experiment.task == "hover" else None,
+        output=target.output,
+        is_journaled=False,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.evaluation.loading import load_dataset
+from dspy_diffusion_infill.evaluation.loading import Examples, load_dataset
 from dspy_diffusion_infill.evaluation.retrieval import PageIndex
 from dspy_diffusion_infill.evaluation.stored_index import open_index
 from dspy_diffusion_infill.journal import Journal
@@ -142,14 +142,42 @@ def make_runner(
     serving: Serving = always_up,
 ) -> Runner:
     """The runner of an experiment: data, task and journals are read, and no model is loaded."""
-    test = load_dataset(experiment.test.name, data=data, split=experiment.test.split)
-    shots = load_dataset(experiment.shots.name, data=data, split=experiment.shots.split)
-    task = benchmark(experiment, _index(experiment, data, corpus))
+    return runner_over(
+        experiment,
+        models,
+        stop,
+        test=load_dataset(experiment.test.name, data=data, split=experiment.test.split),
+        shots=load_dataset(experiment.shots.name, data=data, split=experiment.shots.split),
+        index=_index(experiment, data, corpus),
+        output=output,
+        on_progress=on_progress,
+        serving=serving,
+    )
+
+
+def runner_over(
+    experiment: Experiment,
+    models: Models,
+    stop: Stop,
+    *,
+    test: Examples,
+    shots: Examples,
+    index: PageIndex | None,
+    output: Path,
+    is_journaled: bool = True,
+    on_progress: OnProgress = no_progress,
+    serving: Serving = always_up,
+) -> Runner:
+    """As ``make_runner``, over these rows and pages; with journals in ``output``, or empty ones."""
+    rows, found = (
+        Journal(output / name if is_journaled else None) for name in ("rows.jsonl", "prompts.jsonl")
+    )
+    task = _benchmark(experiment, index)
     prompts = PromptSearch(
         task=task,
         models=models,
         search=experiment.search,
-        journal=Journal(output / "prompts.jsonl"),
+        journal=found,
         folder=output,
         threads=experiment.threads,
         stop=stop,
@@ -159,7 +187,7 @@ def make_runner(
         task=task,
         models=models,
         prompts=prompts,
-        journal=Journal(output / "rows.jsonl"),
+        journal=rows,
         test=test,
         shots=shots,
         stop=stop,
@@ -184,7 +212,7 @@ def _announce(runner: Runner, echo: Echo) -> None:
         echo(f"  {cost}")
 
 
-def benchmark(experiment: Experiment, index: PageIndex | None) -> Benchmark:
+def _benchmark(experiment: Experiment, index: PageIndex | None) -> Benchmark:
     """The experiment's task; HoVer's needs an index of pages."""
     if experiment.task in ("summeval", "biggen"):
         return JudgeTask(experiment.judge)
