@@ -96,3 +96,19 @@ def test_a_search_that_is_going_on_or_kept_nothing_has_a_page():
     text = page(running)
     assert "still running, or was interrupted" in text
     assert "No proposal was tried." in text and "unknown price" in text
+
+
+def test_rows_are_shown_one_by_one_where_there_is_room_first_of_the_trials_that_were_kept():
+    def strips(text: str) -> set[int]:
+        rows = text.split("<tr data-o=")[1:]
+        return {int(row.split('scope="row">')[1].split("<")[0]) for row in rows if "<svg" in row}
+
+    small, large = synthetic(10, num_rows=500), synthetic(1000, num_rows=500)
+    assert strips(page(small)) == set(range(1, 11))
+    assert "Single rows are shown for" not in page(small)
+
+    text, kept = page(large), {one.number for one in large.trials if one.accepted}
+    shown = strips(text)
+    assert kept < shown and 1000 in shown and len(shown) < 1000
+    assert f"Single rows are shown for {len(shown)} trials" in text
+    assert len(text.encode()) < 1e6

@@ -39,7 +39,7 @@ from dspy_diffusion_infill.shortening import TEXT_LENGTH, short
 MINUS = "\u2212"
 _MOST_REFUSED = 200  # dropped proposals that are listed
 _MOST_CHANGED = 400  # rows gained and lost that are listed
-_MOST_CELLS = 64  # rows of a valset that a trial shows one by one
+_MOST_CELLS = 64_000  # scores of single rows, over all trials
 
 
 def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) -> str:
@@ -54,6 +54,7 @@ def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) 
     told = told_trials(results)
     gained, lost = changed_rows(results)
     listed = gained[:_MOST_CHANGED], lost[:_MOST_CHANGED]
+    by_row = _shown_by_row(told)
     style, script = _file("page.css"), _file("page.js")
     return (
         _environment()
@@ -74,8 +75,8 @@ def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) 
             gained=listed[0],
             lost=listed[1],
             more_rows=len(gained) + len(lost) - sum(map(len, listed)),
-            told=[_trial_row(one) for one in told],
-            has_strips=len(results.scores_before) <= _MOST_CELLS,
+            told=[_trial_row(one, one.trial.number in by_row) for one in told],
+            num_by_row=len(by_row),
             names=sorted({trial.predictor for trial in results.trials}),
             outcomes=OUTCOMES,
             kinds={one.outcome for one in told},
@@ -172,11 +173,21 @@ def _level(change: float, most: float) -> int:
     return int(math.copysign(math.ceil(abs(change) / most * 3 - 1e-9), change)) if most else 0
 
 
-def _trial_row(told: Told) -> dict[str, Any]:
+def _shown_by_row(told: Sequence[Told]) -> set[int]:
+    """Numbers of the trials whose rows are shown one by one: first those kept, then the latest."""
+    shown, room = set[int](), _MOST_CELLS
+    for one in sorted(told, key=lambda one: (not one.trial.accepted, -one.trial.number)):
+        room -= len(one.trial.scores)
+        if room < 0:
+            break
+        shown.add(one.trial.number)
+    return shown
+
+
+def _trial_row(told: Told, by_row: bool) -> dict[str, Any]:
     trial, signs = told.trial, told.signs()
     gain = trial.log_likelihood_gain
     edits = (trial, *trial.also)
-    has_cells = len(told.best) <= _MOST_CELLS
     strip = {
         name: row_strip(signs, sign) for name, sign in (("same", 0), ("gained", 1), ("lost", -1))
     }
@@ -199,8 +210,8 @@ def _trial_row(told: Told) -> dict[str, Any]:
         "lost": told.lost,
         "num_rows": len(signs),
         "raced": len(trial.rows) < len(told.best),
-        "strip": strip if has_cells else None,
-        "exact": " ".join(f"{score:.3g}" for score in trial.scores) if has_cells else "",
+        "strip": strip if by_row else None,
+        "exact": " ".join(f"{score:.3g}" for score in trial.scores) if by_row else "",
         "gain": "" if gain is None or math.isnan(gain) else f"{gain:+.2f}".replace("-", MINUS),
         "confidence": f"{trial.confidence:.2f}",
         "calls": trial.spent.metric_calls,
