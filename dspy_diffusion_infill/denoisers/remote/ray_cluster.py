@@ -76,9 +76,7 @@ def connected(cluster: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError(
-            f"ray:// needs {error.name}: pip install 'dspy-diffusion-infill[ray]'"
-        ) from error
+        raise _missing(error) from error
     with _lock:
         if not ray.is_initialized():
             _connect(ray, cluster)
@@ -113,12 +111,20 @@ def _connect(ray: Any, cluster: str) -> None:
             address = (place.hostname, place.port or CLIENT_PORT)
             socket.create_connection(address, REACHED_WITHIN).close()
             ray.init(f"{SCHEME}{cluster}", **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except ImportError as error:  # ray alone has no client
+        raise _missing(error) from error
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise DenoiserError(
             f"the Ray cluster {SCHEME}{cluster} cannot be reached: {error!r:.300} (one that asks "
             "for Ray's token needs RAY_AUTH_MODE=token and the token here too)"
         ) from error
+
+
+def _missing(error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"ray:// needs {error.name or 'grpcio'}: pip install 'dspy-diffusion-infill[ray]'"
+    )
 
 
 def _host_and_port(text: str) -> str:
