@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := embedded,train,evaluation,rivals,watch,serve,dev,docs
+EXTRAS := embedded,train,evaluation,rivals,watch,serve,ray,dev,docs
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test fuzz browser lint docs plots wheel lock audit clean

@@ -23,7 +23,17 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dspy_diffusion_infill"
-HEAVY = ("torch", "transformers", "peft", "accelerate", "xllamacpp", "gguf", "datasets", "scipy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "xllamacpp",
+    "gguf",
+    "datasets",
+    "scipy",
+    "ray",
+)
 
 # Test files that mirror no module: the behaviour that each one is about.
 BEHAVIOURS = {

@@ -1,11 +1,10 @@
-"""A denoiser that ``dspy-infill serve`` runs, on another machine or on several."""
+"""A denoiser in other processes: of ``dspy-infill serve``, or of a Ray cluster."""
 
 import functools
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,9 +16,7 @@ from dspy_diffusion_infill.denoisers.protocol import (
     Sampling,
     ScoreRequest,
 )
-from dspy_diffusion_infill.denoisers.remote.replicas import Replicas
 from dspy_diffusion_infill.denoisers.remote.wire import (
-    TOKEN_VARIABLE,
     VERSION,
     Answer,
     DecodeCall,
@@ -31,7 +28,6 @@ from dspy_diffusion_infill.denoisers.remote.wire import (
     ToInfill,
     ToScore,
     Turn,
-    check_token,
 )
 from dspy_diffusion_infill.errors import DenoiserError
 from dspy_diffusion_infill.value_checks import broken_character
@@ -45,6 +41,26 @@ TEXTS_KEPT = 256
 Result = TypeVar("Result")
 
 
+class Servers(Protocol):
+    """Who has the denoiser: ``Replicas`` behind HTTP, ``RayReplicas`` of a cluster."""
+
+    def __len__(self) -> int:
+        """How many parts a call is worth dividing into now, >= 1."""
+        ...
+
+    def facts(self) -> Sequence[tuple[str, bytes]]:
+        """(who, its ``Facts``) of those that answer, at least one."""
+        ...
+
+    def ask(self, work: str, body: bytes) -> bytes:
+        """The answer to one request, from whichever gives it."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what is held."""
+        ...
+
+
 class RemoteDenoiser:
     """Implements ``Denoiser``; made by ``load_denoiser``. Safe to call from several threads.
 
@@ -56,23 +72,19 @@ class RemoteDenoiser:
         mask_id: the mask's.
 
     Args:
-        urls: addresses of servers of the same denoiser.
-        token: they all have; None is the ``DSPY_INFILL_TOKEN`` variable.
-        timeout: seconds that one answer may take.
+        servers: of the same denoiser. They are closed with this object, or where it cannot be
+            made.
 
     Raises:
         DenoiserError: no server answers, the token is wrong, a server is of another version, or
             two serve different denoisers.
-        ValueError: an address or the token cannot be one.
     """
 
-    def __init__(self, urls: Sequence[str], *, token: str | None, timeout: float) -> None:
-        token = token or os.environ.get(TOKEN_VARIABLE) or None
-        token = None if token is None else check_token(token)
-        self._replicas = Replicas(urls, token=token, timeout=timeout)
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
         try:
-            facts = _agreed(self._replicas.facts())
-        except DenoiserError:
+            facts = _agreed(servers.facts())
+        except BaseException:
             self.close()
             raise
         self.name, self.mask_id = facts.name, facts.mask_id
@@ -132,8 +144,8 @@ class RemoteDenoiser:
         return self._spread("score", ScoreCall(denoiser=self.name, items=items), tuple[float, ...])
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._replicas.close()
+        """Closes the connections; replicas of a Ray cluster end."""
+        self._servers.close()
 
     def _encode(self, text: str) -> Encoding:
         return self._ask("encode", EncodeCall(denoiser=self.name, items=[text]), Encoding)[0]
@@ -147,18 +159,19 @@ class RemoteDenoiser:
 
         Neighbours stay together: they share a text, which goes through a model once.
         """
-        size = -(-len(call.items) // len(self._replicas))
+        num_servers = len(self._servers)
+        size = -(-len(call.items) // num_servers)
         size = max(1, min(size, ITEMS_PER_REQUEST))
         firsts = range(0, len(call.items), size)
         calls = [call.model_copy(update={"items": call.items[k : k + size]}) for k in firsts]
         if len(calls) == 1:
             return self._ask(work, calls[0], of)
-        with ThreadPoolExecutor(len(self._replicas)) as threads:
+        with ThreadPoolExecutor(num_servers) as threads:
             answers = threads.map(lambda part: self._ask(work, part, of), calls)
             return [result for answer in answers for result in answer]
 
     def _ask(self, work: str, call: Any, of: type[Result]) -> list[Result]:
-        content = self._replicas.ask(f"/v1/{work}", call.model_dump_json().encode())
+        content = self._servers.ask(work, call.model_dump_json().encode())
         try:
             answer = Answer[of].model_validate_json(content)
         except ValidationError as error:

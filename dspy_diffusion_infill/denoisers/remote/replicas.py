@@ -1,6 +1,7 @@
 """Asks one of several servers of the same denoiser; a request that one loses goes to another."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -17,8 +18,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from dspy_diffusion_infill.denoisers.remote.wire import ID_HEADER, TOKEN_VARIABLE, Refusal
-from dspy_diffusion_infill.errors import ContextTooLongError, DenoiserError, DenoiserMemoryError
+from dspy_diffusion_infill.denoisers.remote.wire import (
+    ID_HEADER,
+    TOKEN_VARIABLE,
+    Refusal,
+    check_token,
+)
+from dspy_diffusion_infill.errors import DenoiserError
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +35,6 @@ REST, LONGEST_REST = 2.0, 64.0
 """Seconds for which a server that failed is asked only where no other is left; first, and most."""
 
 _AGAIN = (429, 502, 503, 504)
-_ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (ContextTooLongError, DenoiserMemoryError, ValueError)
-}
 
 
 class UnavailableError(DenoiserError):
@@ -60,17 +63,19 @@ class Replicas:
 
     Args:
         urls: their addresses, at least one.
-        token: they all have.
+        token: they all have; None is the ``DSPY_INFILL_TOKEN`` variable.
         timeout: seconds that one answer may take.
 
     Raises:
-        ValueError: an address is no HTTP address, or ``timeout`` is not above 0.
+        ValueError: an address is no HTTP address, the token cannot be one, or ``timeout`` is not
+            above 0.
     """
 
     def __init__(self, urls: Sequence[str], *, token: str | None, timeout: float) -> None:
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got timeout={timeout}")
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        token = token or os.environ.get(TOKEN_VARIABLE) or None
+        headers = {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
         limits = httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None)
         self._all = [Replica(_checked(url)) for url in urls]
         self._client = httpx.Client(headers=headers, timeout=limits)
@@ -96,8 +101,8 @@ class Replicas:
             raise missing[0]
         return found
 
-    def ask(self, path: str, body: bytes) -> bytes:
-        """The answer to one request, from whichever server gives it.
+    def ask(self, work: str, body: bytes) -> bytes:
+        """The answer to one request for ``work`` (``infill``), from whichever server gives it.
 
         Raises:
             DenoiserError: no server could be reached in any try, or one refused.
@@ -112,7 +117,7 @@ class Replicas:
             wait=self._wait,
             reraise=True,
         )
-        return retrying(self._try, path, body, headers)
+        return retrying(self._try, f"/v1/{work}", body, headers)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -206,6 +211,6 @@ def _error(url: str, response: httpx.Response) -> Exception:
         return DenoiserError(
             f"{url} is no `dspy-infill serve`: it answers HTTP {response.status_code}"
         )
-    if (known := _ERRORS.get(refusal.error)) is not None:
-        return known(refusal.message)
-    return DenoiserError(f"{url} answers HTTP {response.status_code}: {refusal.message}")
+    return refusal.known() or DenoiserError(
+        f"{url} answers HTTP {response.status_code}: {refusal.message}"
+    )

@@ -14,6 +14,14 @@ from dspy_diffusion_infill.denoisers.protocol import (
     ScoreRequest,
     SharedContext,
 )
+from dspy_diffusion_infill.errors import (
+    ContextTooLongError,
+    DenoiserMemoryError,
+    MissingDependencyError,
+    MissingMaskTokenError,
+    NotMaskedDiffusionError,
+    UnknownDenoiserError,
+)
 
 VERSION = 1
 """Of the messages, and of what a seed gives: both sides must have the same."""
@@ -24,6 +32,19 @@ MOST_STEPS = 2**16
 
 ID_HEADER = "X-Request-Id"
 """A request that is sent again has the id of the first time, and is answered once."""
+
+_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (
+        ContextTooLongError,
+        DenoiserMemoryError,
+        MissingDependencyError,
+        MissingMaskTokenError,
+        NotMaskedDiffusionError,
+        UnknownDenoiserError,
+        ValueError,
+    )
+}
 
 Item = TypeVar("Item")
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
@@ -200,3 +221,8 @@ class Refusal(_Part):
 
     error: str
     message: str
+
+    def known(self) -> Exception | None:
+        """The error itself, where its class is one that a caller may want to catch."""
+        made = _ERRORS.get(self.error)
+        return None if made is None else made(self.message)
