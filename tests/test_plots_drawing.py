@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from tools.plots import from_rivals
 from tools.plots.drawing import THEMES, draw_demo, draw_probe, draw_tasks, halves, mean_gain, save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,26 @@ def test_tasks_that_helped_to_choose_are_kept_apart():
         {"task": "a", "seed": 1, "helped_to_choose": True},
     ]
     assert halves(rows) == {"test": [rows[1]], "starred": [rows[0], rows[2]]}
+
+
+def test_the_figures_of_the_tasks_are_those_of_the_benchmarks_lines(tmp_path):
+    lines = FIGURES / "rivals.jsonl"
+    from_rivals.main(str(lines), tmp_path)
+    for name in ("rivals.jsonl", "instruction_induction.json"):
+        assert (tmp_path / name).read_bytes() == (FIGURES / name).read_bytes()
+
+
+def test_a_line_of_the_benchmark_becomes_a_figure_without_its_instructions(tmp_path):
+    value = {"task": "a", "seed": 1, "half": "choose", "arm": "infill", "calls": 40}
+    value |= {"curve": [[16, 0.25], [32, 0.5]], "instructions": ["Text of others.", "More."]}
+    other = value | {"arm": "gepa"}
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps({"key": "k", "value": v}) + "\n" for v in (value, other)))
+    from_rivals.main(str(path), tmp_path)
+    (row,) = json.loads((tmp_path / "instruction_induction.json").read_text())
+    expected = {"task": "a", "seed": 1, "test_before": 0.25, "test_after": 0.5, "metric_calls": 40}
+    assert row == expected | {"helped_to_choose": True}
+    assert "others" not in (tmp_path / "rivals.jsonl").read_text()
 
 
 def test_every_plot_of_the_documents_is_there_in_both_themes():

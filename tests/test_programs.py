@@ -39,6 +39,8 @@ def polite_solver(prompt: str) -> str:
         "code_output": "2",
         "finished": "True",
         "code": f"```python\nSUBMIT(answer={answer!r})\n```",
+        "discussion": "No step gives a number.",
+        "advice": '{"module.say": "Say a number."}',
         "proposed_instruction": "Solve the sum that the user gives you",
         "proposed_prefix_for_output_field": "Answer:",
     }

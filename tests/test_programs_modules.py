@@ -38,15 +38,26 @@ class Steps(dspy.Module):
         return self.say(question=question, reasoning=self.think(question=question).reasoning)
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
 @pytest.mark.parametrize("kind", [dspy.BestOfN, dspy.Refine])
-def test_steps_inside_best_of_n_and_refine_are_searched(kind):
-    student = kind(module=Steps(), N=1, reward_fn=is_number, threshold=1.0)
+def test_steps_inside_best_of_n_and_refine_are_searched(kind, attempts):
+    student = kind(module=Steps(), N=attempts, reward_fn=is_number, threshold=1.0)
     better = infill(student)
     results = better.detailed_results
     assert results.skipped == {}
     assert {trial.predictor for trial in results.trials} == {"module.think", "module.say"}
+    assert results.num_failures == 0
     assert results.score_after == 1.0
     assert better(question="What is 8 plus one?").answer == "9"
+
+
+@pytest.mark.parametrize(("kind", "calls"), [(dspy.BestOfN, 3 * 2), (dspy.Refine, 3 * 2 + 2)])
+def test_every_attempt_of_best_of_n_and_refine_and_its_advice_is_counted(kind, calls):
+    student = kind(module=Steps(), N=3, reward_fn=is_number, threshold=1.0)
+    first = infill(student, max_metric_calls=len(ROWS)).detailed_results
+    one = infill(Steps(), max_metric_calls=len(ROWS)).detailed_results
+    assert one.score_before == first.score_before == 0.0  # no attempt has the reward
+    assert first.lm_tokens == calls / 2 * one.lm_tokens
 
 
 class Votes(dspy.Module):

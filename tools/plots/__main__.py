@@ -3,7 +3,8 @@
 The figures stand in ``docs/figures``; each file says which command gave it:
 
 - ``demo.json``: ``dspy-infill demo --json docs/figures/demo.json``
-- ``instruction_induction.json``: ``python tests/benchmarks/instruction_induction.py``, seeds joined
+- ``instruction_induction.json``: ``python tests/benchmarks/rivals.py``, then
+  ``python -m tools.plots.from_rivals`` with what it wrote
 - ``probe.json``: ``dspy-infill probe`` on the weights of each training run
 """
 
