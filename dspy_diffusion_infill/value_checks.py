@@ -1,6 +1,6 @@
 """Checks of single values that several layers take, each with one wording."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -83,3 +83,9 @@ def broken_character(text: str) -> str | None:
             "character, so take that half out"
         )
     return None
+
+
+def first_problem(found: Sequence[Mapping[str, Any]]) -> str:
+    """Where and what the first of pydantic's errors is, short whatever the keys of a value are."""
+    place = ".".join(map(str, found[0]["loc"]))
+    return f"{place:.200}: {found[0]['msg']:.400}"

@@ -25,6 +25,7 @@ from dspy_diffusion_infill.optimizer.callbacks import (
     TrialEvent,
 )
 from dspy_diffusion_infill.optimizer.results import DetailedResults
+from dspy_diffusion_infill.value_checks import first_problem
 
 RUN_FILE, EVENTS_FILE = "run.json", "events.jsonl"
 _LISTS = {"trial": "trials", "refused": "refused"}  # what a line of events is one of
@@ -92,9 +93,7 @@ def read_run(folder: str | Path) -> DetailedResults:
         events = _read_events(Path(folder) / EVENTS_FILE)
         return TypeAdapter(DetailedResults).validate_python({**values, **events})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {place}: {first['msg']}") from error
+        raise DataError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
     except DataError as error:
         message = str(error)
         raise DataError(message if str(folder) in message else f"{path}: {message}") from error

@@ -30,6 +30,7 @@ from dspy_diffusion_infill.serving.batching import Batcher, QueueFullError, Work
 from dspy_diffusion_infill.serving.guard import OPEN, Guard
 from dspy_diffusion_infill.serving.limits import Limits
 from dspy_diffusion_infill.serving.metrics import Metrics
+from dspy_diffusion_infill.value_checks import first_problem
 
 RequestId = Annotated[str | None, Header(alias=ID_HEADER, max_length=64)]
 
@@ -157,9 +158,7 @@ class Service:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    message = f"{place}: {first['msg']}".encode("ascii", "backslashreplace")
+    message = first_problem(error.errors()).encode("ascii", "backslashreplace")
     return _refusal(422, "DataError", message.decode())
 
 

@@ -8,6 +8,7 @@ stumble over, or bytes at random. What was found is listed below, so that it sta
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +17,23 @@ import dspy
 import httpx
 import openai
 import pytest
+from doubles import WordDenoiser
 from dspy.utils.exceptions import AdapterParseError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from synthetic_results import synthetic
 
-from dspy_diffusion_infill.errors import DataError, DiffusionInfillError
+from dspy_diffusion_infill.denoisers.protocol import InfillRequest, Sampling, ScoreRequest
+from dspy_diffusion_infill.denoisers.remote.denoiser import RemoteDenoiser
+from dspy_diffusion_infill.denoisers.remote.wire import Facts
+from dspy_diffusion_infill.errors import DataError, DenoiserError, DiffusionInfillError
 from dspy_diffusion_infill.evaluation.rows import read_rows
 from dspy_diffusion_infill.evaluation.verdicts import read_verdict
 from dspy_diffusion_infill.journal import Journal
+from dspy_diffusion_infill.optimizer.run_files import read_run
 from dspy_diffusion_infill.optimizer.run_journal import JournaledRuns
 from dspy_diffusion_infill.optimizer.trace_json import TraceJson
+from dspy_diffusion_infill.report.page import page
 from dspy_diffusion_infill.scorers.protocol import ScoredPair
 from dspy_diffusion_infill.scorers.server import ServerScorer
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -36,7 +44,7 @@ from dspy_diffusion_infill.training.sources import read_source
 
 NIGHTLY = "FUZZ_INPUTS" in os.environ
 NUM_INPUTS = int(os.environ.get("FUZZ_INPUTS", "500"))
-NUM_TARGETS = 7
+NUM_TARGETS = 10
 
 STUMBLES = [
     *(
@@ -162,6 +170,29 @@ def test_a_journal(folder, data):
         assert Journal(path, identity=IDENTITY).get("c") == 1
 
     check(resume, DataError, ValueError, naming=str(folder))
+
+
+RESULTS = synthetic(2, num_rows=4)
+RUN_JSON = json.dumps(asdict(RESULTS) | {"trials": [], "refused": []}, default=str).encode()
+EVENTS = "".join(
+    json.dumps({"event": kind, **asdict(one)}) + "\n"
+    for kind, events in (("trial", RESULTS.trials), ("refused", RESULTS.refused[:2]))
+    for one in events
+).encode()
+
+
+@FUZZ
+@given(run=inputs(RUN_JSON), events=inputs(EVENTS), which=st.sampled_from(["run", "events"]))
+def test_the_records_of_a_search(folder, run, events, which):
+    """One of the two files is damaged; what can be read has a page and a summary."""
+    (folder / "run.json").write_bytes(run if which == "run" else RUN_JSON)
+    (folder / "events.jsonl").write_bytes(events if which == "events" else EVENTS)
+
+    def show() -> None:
+        results = read_run(folder)
+        assert page(results) and str(results)
+
+    check(show, DataError, naming=str(folder))
 
 
 ROWS = [
@@ -302,3 +333,81 @@ def test_an_http_body(scorer, data):
     scorer.answer = data
     pair = ScoredPair(messages=({"role": "user", "content": "Hi"},), response="Ho")
     check(lambda: scorer.log_likelihoods([pair]), DiffusionInfillError, openai.OpenAIError)
+
+
+# A served denoiser
+
+
+@pytest.fixture(scope="module")
+def client():
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    pytest.importorskip("prometheus_client", reason="needs the extra serve")
+    from served import TOKEN, served
+
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    with (
+        served(WordDenoiser(), body_bytes=250_000) as running,
+        httpx.Client(base_url=running.url, headers=headers) as client,
+    ):
+        yield client
+
+
+NAMED = b'{"denoiser": "word-denoiser", "items": ['
+BODIES = {
+    "infill": NAMED + b'{"input_ids": [0, -1, 0], "seed": 1}], "sampling": {"steps": 4}}',
+    "score": NAMED + b'{"input_ids": [0, -1], "targets": [0]}]}',
+    "encode": NAMED + b'"one", "two words"]}',
+    "decode": NAMED + b"[0, 1, -1], [5]]}",
+    "render": NAMED + b'[{"role": "user", "content": "Hi"}]]}',
+}
+
+
+@FUZZ
+@given(work=st.sampled_from(list(BODIES)), data=st.data())
+def test_a_request_to_a_server(client, work, data):
+    body = data.draw(inputs(BODIES[work]))
+    answer = client.post(f"/v1/{work}", content=body)
+    assert answer.status_code in (200, 400, 409, 413, 422), answer.text
+    said = answer.json()
+    assert set(said) == {"results", "num_passes"} or (said["message"] and len(answer.text) < 3000)
+    assert client.post(f"/v1/{work}", content=BODIES[work]).status_code == 200
+
+
+class Said:
+    """The servers of a client: all say ``answer``, and before it what is served."""
+
+    facts_said = Facts(version=1, package="1", name="m", context_length=99, mask_id=0)
+    answer = b""
+
+    def __len__(self) -> int:
+        return 1
+
+    def facts(self) -> list[tuple[str, bytes]]:
+        return [("http://server", self.facts_said.model_dump_json().encode())]
+
+    def ask(self, work: str, body: bytes) -> bytes:
+        return self.answer
+
+    def close(self) -> None: ...
+
+
+FILLED = (
+    b'{"results": [{"input_ids": [1, 2], "confidence": 0.5, "num_passes": 1}], "num_passes": 1}'
+)
+SCORED = b'{"results": [[-0.5]], "num_passes": 1}'
+
+
+@FUZZ
+@given(data=inputs(FILLED, SCORED, b'{"results": ["text"], "num_passes": 0}'))
+def test_an_answer_of_a_server(data):
+    servers = Said()
+    denoiser = RemoteDenoiser(servers)
+    servers.answer = data
+    request, asked = InfillRequest((1, 0), seed=1), ScoreRequest((1, 0), (2,))
+    for action in (
+        lambda: denoiser.infill([request], Sampling()),
+        lambda: denoiser.score([asked]),
+        lambda: denoiser.decode((1, 2)),
+        lambda: denoiser.encode("text"),
+    ):
+        check(action, DenoiserError)

@@ -30,7 +30,7 @@ from dspy_diffusion_infill.denoisers.remote.wire import (
     Turn,
 )
 from dspy_diffusion_infill.errors import DenoiserError
-from dspy_diffusion_infill.value_checks import broken_character
+from dspy_diffusion_infill.value_checks import broken_character, first_problem
 
 ITEMS_PER_REQUEST = 64
 """More are asked for in several requests, so that none is too large for a server."""
@@ -175,7 +175,8 @@ class RemoteDenoiser:
         try:
             answer = Answer[of].model_validate_json(content)
         except ValidationError as error:
-            raise DenoiserError(f"a server of {self.name} answers nonsense: {error}") from error
+            problem = first_problem(error.errors(include_url=False))
+            raise DenoiserError(f"a server of {self.name} answers nonsense: {problem}") from error
         if len(answer.results) != len(call.items):
             raise DenoiserError(
                 f"a server of {self.name} answers {len(answer.results)} of {len(call.items)} items"
@@ -206,7 +207,8 @@ def _facts(url: str, said: bytes) -> Facts:
     try:
         facts = Facts.model_validate_json(said)
     except ValidationError as error:
-        raise DenoiserError(f"{url} is no `dspy-infill serve`: {error}") from error
+        problem = first_problem(error.errors(include_url=False))
+        raise DenoiserError(f"{url} is no `dspy-infill serve`: {problem}") from error
     if facts.version != VERSION:
         raise DenoiserError(
             f"{url} speaks version {facts.version} (dspy-diffusion-infill {facts.package}), and "
