@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := embedded,train,evaluation,rivals,watch,serve,ray,dev,docs
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test fuzz browser lint docs plots wheel lock audit clean
+.PHONY: setup demo test fuzz promises browser lint docs plots wheel lock audit clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,12 @@ test: setup
 # New inputs each time; `make test` tries 500 that are always the same.
 fuzz: setup
 	OMP_NUM_THREADS=1 FUZZ_INPUTS=20000 $(BIN)/python -m pytest tests/fuzz
+
+# What no test has the time for, half an hour: 50 kills, failing and dead LMs, 2,000 texts, 500 searches.
+promises: setup
+	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/kills.py --kills 50
+	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/failures.py
+	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/edits.py --texts 2000 --compiles 500
 
 # The report in Debian's Chromium (apt-get install chromium), and how long it takes to draw.
 browser: setup
