@@ -42,6 +42,10 @@ class TooManyFailuresError(Exception):
         self.failures = failures
 
 
+class _OverError(BaseException):
+    """The evaluation has ended. No ``Exception``: DSPy would log one for each row that is left."""
+
+
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -100,7 +104,10 @@ def _run_all(runs: "_Runs", num_threads: int | None) -> None:
         # What it returns is rounded; the runs hold what is exact.
         with _quiet_evaluate(), dspy.context(usage_tracker=None):
             evaluator(runs.recorded_program())
-    except Exception as error:
+    except BaseException as error:
+        runs.is_over = True  # by a signal, of which DSPy's threads may not know
+        if not isinstance(error, Exception):
+            raise
         if runs.accounts.is_refused:
             runs.accounts.wait()
             raise RunRefusedError("a run was refused") from error
@@ -144,6 +151,7 @@ class _Runs:
             twice.
         accounts: what each run takes.
         broken: what ``on_end`` raised; None where nothing was.
+        is_over: no run begins any more.
     """
 
     def __init__(
@@ -159,6 +167,7 @@ class _Runs:
         self.rows: list[dspy.Example] = []
         self.accounts = accounts
         self.broken: Exception | None = None
+        self.is_over = False
         self._program, self._score, self._on_end = program, score, on_end
         self._failure_score, self._max_errors = failure_score, max_errors
         self._run_timeout = run_timeout
@@ -272,6 +281,8 @@ class _Runs:
         self, kind: type[dspy.Module], program: dspy.Module, inputs: dict[str, Any]
     ) -> _Run:
         """One call, if the accountant allows it; it is settled when it has been scored."""
+        if self.is_over:
+            raise _OverError
         self.accounts.open()
         try:
             return self._run(kind, program, inputs)

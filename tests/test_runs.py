@@ -1,12 +1,16 @@
 """Running a program over rows: each once, real objects for DSPy's callbacks, failures apart."""
 
 import math
+import os
+import signal
 import threading
+import time
 
 import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 
+from dspy_diffusion_infill.optimizer.endings import sigterm_as_interrupt
 from dspy_diffusion_infill.outcomes import Failure, Outcome
 from dspy_diffusion_infill.runs import TooManyFailuresError, as_float, evaluate
 
@@ -151,6 +155,40 @@ def test_ctrl_c_in_a_run_ends_the_evaluation():
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(Interrupted(), ROWS, is_right, num_threads=1)
+
+
+class Slow(Parity):
+    """Sends this process a signal in its sixth run."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.signal = number
+
+    def forward(self, text):
+        time.sleep(0.05)
+        prediction = super().forward(text)
+        if len(self.calls) == 6:
+            os.kill(os.getpid(), self.signal)
+        return prediction
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="only the main thread gets signals",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_after_a_signal_no_row_is_run_any_more(number, num_threads, caplog):
+    rows = [dspy.Example(text=f"row {k}", label=k % 2).with_inputs("text") for k in range(60)]
+    program = Slow(number)
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
+        evaluate(program, rows, is_right, num_threads=num_threads)
+    time.sleep(0.3)  # runs that were under way end
+    before = len(program.calls)
+    assert before < 20
+    time.sleep(0.5)
+    assert len(program.calls) == before
+    assert "Error for" not in caplog.text
 
 
 def test_evaluations_are_joined_with_the_failures_of_both():
