@@ -46,6 +46,13 @@ class WorkedExample:
         """Inputs and outputs in one dict, as DSPy's demos are."""
         return {**self.inputs, **self.outputs}
 
+    @classmethod
+    def of_demo(cls, demo: Mapping[str, Any], signature: type[dspy.Signature]) -> "WorkedExample":
+        """A demo of a predictor, without what is no field of it."""
+        sides = signature.input_fields, signature.output_fields
+        inputs, outputs = ({k: demo[k] for k in side if k in demo} for side in sides)
+        return cls(inputs, outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

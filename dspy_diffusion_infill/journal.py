@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from dspy_diffusion_infill import disk
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.jsonl import Line, lines_of
 
@@ -54,6 +55,7 @@ class Journal:
                 _check_identity(path, _parsed(lines.pop(0), identity=dict)["identity"], header)
             else:
                 self._append({"identity": header})
+                disk.sync_folder(path.parent)
         for line in lines:
             entry = _parsed(line, key=str, value=object)
             self._entries[entry["key"]] = entry["value"]

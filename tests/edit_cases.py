@@ -220,7 +220,7 @@ class KeepAll:
 
 
 def leaks_of_a_compile(seed: int, **options) -> tuple[list[str], int, set[str]]:
-    """Plants a canary in a row and compiles.
+    """Plants a canary in a row's input, or in a demo of the student, and compiles.
 
     Returns the instructions of trials and result that hold it, how many were tried, and the tricks.
     """
@@ -237,6 +237,8 @@ def leaks_of_a_compile(seed: int, **options) -> tuple[list[str], int, set[str]]:
     student = dspy.Predict(
         dspy.Signature("text -> colour", "Name the one that fits best and no other thing")
     )
+    if rng.random() < 0.3:
+        student.demos = [rows.pop(1).copy()]
     order = rng.choice([{"sweeps": 2}] * 2 + [{"order": "adaptive"}])
     settings = {"num_proposals": 4, "max_metric_calls": 60, **order}
     with dspy.context(lm=rule_lm(lambda _: "no idea")[0], adapter=TemplateAdapter()):

@@ -172,13 +172,18 @@ def kill_once(
     return Kill(was_killed, found == expected, before, journaled, again)
 
 
-def _killed(folder: Path, search: str, killer: Killer, server: Loopback) -> bool:
-    """Runs a compile in a process of its own until it is killed; whether it was."""
+def started(folder: Path, search: str, url: str) -> subprocess.Popen[bytes]:
+    """A compile in a process of its own."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; from pathlib import Path; import killed; "
-        f"killed.compiled(Path({str(folder)!r}), {server.url!r}, {search!r})"
+        f"killed.compiled(Path({str(folder)!r}), {url!r}, {search!r})"
     )
-    killer.process = subprocess.Popen([sys.executable, "-c", code])
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def _killed(folder: Path, search: str, killer: Killer, server: Loopback) -> bool:
+    """Runs a compile in a process of its own until it is killed; whether it was."""
+    killer.process = started(folder, search, server.url)
     code = killer.process.wait()
     assert code in (0, -signal.SIGKILL), "the compile failed before it was killed"
     killer.process = None

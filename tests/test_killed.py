@@ -1,11 +1,14 @@
 """Nothing is lost: compiles that are killed, and LMs that fail, die and come back."""
 
 import random
+import signal
+import threading
+import time
 
 import dspy
 import pytest
 from benchmarks.failures import FAILED, compile_flaky
-from killed import SEARCHES, THREADS, Killer, compiled, kill_once, uninterrupted
+from killed import SEARCHES, THREADS, Clues, Killer, compiled, kill_once, started, uninterrupted
 from loopback import loopback
 
 from dspy_diffusion_infill.errors import TooManyErrors
@@ -23,6 +26,53 @@ def test_a_killed_compile_ends_as_a_whole_one_and_pays_again_only_for_runs_under
 ):
     kill = kill_once(tmp_path, "adaptive", random.Random(1), wholes["adaptive"])
     assert kill.was_killed and kill.is_good, kill
+
+
+class Silent(Killer):
+    """Answers so many calls, and takes the others without an answer until it is let go."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__(latency=0.0)
+        self.last, self.is_silent, self.lets_go = last, threading.Event(), threading.Event()
+
+    def __call__(self, number, body):
+        if number >= self.last:
+            self.is_silent.set()
+            self.lets_go.wait()
+        return super().__call__(number, body)
+
+
+def test_a_second_process_in_the_folder_is_refused_and_the_first_ends_as_it_would(tmp_path, wholes):
+    whole, num_calls = wholes["left_to_right"]
+    silent = Silent(num_calls // 2)
+    with loopback(silent) as server:
+        first = started(tmp_path, "left_to_right", server.url)
+        assert silent.is_silent.wait(60)
+        num_asked = len(server.bodies)
+        with pytest.raises(ValueError, match="in use by another compile: wait"):
+            compiled(tmp_path, server.url, "left_to_right")
+        assert len(server.bodies) <= num_asked + THREADS  # those of the first
+        silent.lets_go.set()
+        assert first.wait(60) == 0
+        assert compiled(tmp_path, server.url, "left_to_right") == whole
+        assert len(server.bodies) == num_calls
+
+
+def test_a_second_ctrl_c_ends_the_process_though_the_lm_does_not_answer(tmp_path, wholes):
+    silent = Silent(wholes["left_to_right"][1] * 3 // 4)
+    with loopback(silent) as server:
+        process = started(tmp_path, "left_to_right", server.url)
+        assert silent.is_silent.wait(60)
+        process.send_signal(signal.SIGINT)
+        time.sleep(2)
+        assert process.poll() is None, "it waits for calls under way"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) != 0
+        silent.lets_go.set()
+    best = Clues()
+    best.load(str(tmp_path / "best_program.json"))
+    before = [one.signature.instructions for one in Clues().predictors()]
+    assert [one.signature.instructions for one in best.predictors()] != before
 
 
 class Mortal(Killer):

@@ -98,11 +98,23 @@ class ProposalFilter:
 
     @classmethod
     def over(
-        cls, examples: Sequence[WorkedExample], original: str, rules: Rules = Rules()
+        cls,
+        examples: Sequence[WorkedExample],
+        original: str,
+        rules: Rules = Rules(),
+        demos: Sequence[WorkedExample] = (),
     ) -> "ProposalFilter":
-        """A filter over a predictor's examples and instructions that has seen nothing yet."""
+        """A filter that has seen nothing yet.
+
+        Args:
+            examples: of a predictor.
+            original: its instructions.
+            rules: what else is dropped.
+            demos: its own, which the denoiser sees too; no proposal may copy them either.
+        """
         labels = tuple(find_labels([example.outputs for example in examples]).values())
-        return cls(original, LeakGuard(tuple(examples), labels), rules, Counter(), set())
+        guard = LeakGuard((*examples, *demos), labels)
+        return cls(original, guard, rules, Counter(), set())
 
     def keep(self, proposals: Sequence[Proposal], old: str) -> list[Proposal]:
         """Returns the proposals that are worth a metric call, in their order."""

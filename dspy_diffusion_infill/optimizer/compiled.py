@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 from pydantic import TypeAdapter
 
+from dspy_diffusion_infill import disk
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.identity import key_of
 from dspy_diffusion_infill.optimizer.acceptance import paired_p
@@ -61,7 +62,7 @@ def save_best(search: Search, folder: Path) -> None:
     whole, part = folder / BEST_FILE, folder / f"partial_{BEST_FILE}"
     try:
         _best(search).save(str(part))
-        part.replace(whole)
+        disk.replace(part, whole)
     except Exception as error:  # of DSPy, and of whatever the demos hold
         logger.warning("the best program so far is not in %s: %s", whole, describe_error(error))
 

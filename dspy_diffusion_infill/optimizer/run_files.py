@@ -7,7 +7,6 @@ beginning.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from dspy_diffusion_infill import disk
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.jsonl import lines_of, parse_json
 from dspy_diffusion_infill.optimizer.callbacks import (
@@ -71,7 +71,7 @@ class RunFiles(SearchCallback):
         text = json.dumps(values, ensure_ascii=False, indent=1, default=asdict)
         new = self._folder / f"{RUN_FILE}.new"
         new.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(new, self._folder / RUN_FILE)
+        disk.replace(new, self._folder / RUN_FILE)
 
 
 def read_run(folder: str | Path) -> DetailedResults:

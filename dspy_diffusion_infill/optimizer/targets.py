@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dspy_diffusion_infill.contexts import Slot
+from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter, Rules
 from dspy_diffusion_infill.optimizer.neighbourhoods import Text
@@ -52,7 +52,8 @@ class Target:
             rules: for the filter, but for the protection.
         """
         rules = replace(rules, protection=None if marked else protection)
-        filter_ = ProposalFilter.over(slot.examples, text, rules)
+        demos = [WorkedExample.of_demo(demo, slot.signature) for demo in slot.demos]
+        filter_ = ProposalFilter.over(slot.examples, text, rules, demos)
         return cls(slot, text, protection, marked, filter_)
 
     @property
