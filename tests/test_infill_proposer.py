@@ -1,6 +1,7 @@
 """``InfillProposer`` in GEPA's evolution, in ``gepa`` alone, and called by hand."""
 
 import copy
+import difflib
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,69 @@ def test_where_windows_give_nothing_new_wider_ones_do_and_then_the_component_is_
     assert set(texts[:2]) == {"only it", "Say only"}
     assert set(texts[2:]) == {"Say it only", "onlySay it"}
     assert "no proposal that is new" in caplog.text
+
+
+def generations(one: InfillProposer, num: int, text: str = TASK) -> list[str]:
+    """Each text is proposed on the one before it; the last one where nothing is new."""
+    texts = [text]
+    for _ in range(num):
+        found = one({"self": texts[-1]}, {"self": list(ONE_RIGHT_ONE_WRONG)}, ["self"])
+        if not found:
+            break
+        texts.append(found["self"])
+    return texts
+
+
+@pytest.mark.parametrize("with_student", [False, True])
+def test_bounds_are_against_the_first_text_over_all_generations(with_student):
+    student = dspy.Predict(dspy.Signature("text -> colour", TASK)) if with_student else None
+    words = len(TASK.split())
+    options = {"mask": 8, "window": 4, "stride": 2, "student": student}
+    grown = generations(proposer(**options), 12)
+    assert max(len(text.split()) for text in grown) > 1.5 * words
+    for bound, most in (({"max_growth": 1.25}, 1.25 * words), ({"max_instruction_tokens": 16}, 16)):
+        texts = generations(proposer(**options, **bound), 12)
+        assert len(texts) > 2 and max(len(text.split()) for text in texts) <= most
+    # With a student, it counts from its instructions, wherever the first candidate stands.
+    later = " ".join([TASK, "only", "now", "please", "say", "with", "care"])
+    (first, *_) = generations(proposer(**options, max_growth=1.0), 12, later)
+    texts = generations(proposer(**options, max_growth=1.0), 12, later)[1:]
+    assert first == later and bool(texts) is not with_student
+
+
+def test_words_that_were_changed_in_earlier_generations_count():
+    texts = generations(proposer(mask=2, window=2, stride=1, max_edit_fraction=0.3), 12)
+    before = TASK.split()
+    assert len(texts) > 2
+    for text in texts:
+        matches = difflib.SequenceMatcher(None, before, text.split(), autojunk=False)
+        kept = sum(block.size for block in matches.get_matching_blocks())
+        assert len(before) - kept <= 0.3 * len(before)
+
+
+def test_copies_of_examples_and_structure_are_refused_as_in_a_search():
+    words = ("number 3 is grey", "care")
+
+    def copied(leaks: str) -> bool:
+        one = proposer(WordDenoiser(words=words), window=1, stride=1, mask=1, leaks=leaks)
+        return any("grey" in ask(one) for _ in range(6))
+
+    assert copied("show") and not copied("refuse")
+    text = "Read it and answer as\n\n```\n{a: 1, b: 2}\n```\nsays to us"
+    assert all("{a: 1, b: 2}" in one for one in generations(proposer(), 8, text))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_growth": 0.5}, "max_growth must be a finite factor of at least 1"),
+        ({"max_edit_fraction": 2}, "max_edit_fraction must be above 0 and at most 1"),
+        ({"leaks": "maybe"}, "leaks must be"),
+    ],
+)
+def test_bounds_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        proposer(**options)
 
 
 def test_protected_text_placeholders_and_field_names_stay():

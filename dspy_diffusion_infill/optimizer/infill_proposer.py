@@ -13,7 +13,9 @@ import dspy
 
 from dspy_diffusion_infill.contexts import Slot
 from dspy_diffusion_infill.denoisers import Denoiser, Sampling, load_denoiser
+from dspy_diffusion_infill.infiller.bounds import Bounds
 from dspy_diffusion_infill.infiller.infiller import Infiller
+from dspy_diffusion_infill.infiller.leaks import Leaks
 from dspy_diffusion_infill.infiller.proposals import Proposal, Rules
 from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.optimizer import checks
@@ -28,7 +30,7 @@ from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import make_slots
 from dspy_diffusion_infill.protection import Protect, Protection, agent_text_in, generated_text
-from dspy_diffusion_infill.value_checks import check_whole
+from dspy_diffusion_infill.value_checks import check_flag, check_whole
 from dspy_diffusion_infill.windows import Masking, Window, take_marks
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,12 @@ class InfillProposer:
         examples_per_context: tuple[int, int] = (1, 4),
         sampling: Sampling | None = None,
         protect: Protect = (),
+        protect_structure: bool = True,
+        max_edit_fraction: float | None = None,
+        max_instruction_tokens: int | None = None,
+        max_growth: float | None = None,
+        leaks: Leaks = "refuse",
+        filters: bool = True,
         guidance: Guidance = "auto",
         seed: int = 0,
     ) -> None:
@@ -83,6 +91,13 @@ class InfillProposer:
             examples_per_context: see above.
             sampling: see above.
             protect: see above.
+            protect_structure: see above.
+            max_edit_fraction: see above; of the student's instructions, or without a student of
+                the first text of a component, over all generations.
+            max_instruction_tokens: see above.
+            max_growth: see above, of the same text.
+            leaks: see above; copies that this text holds may stay.
+            filters: see above.
             guidance: see above; None takes the first proposal.
             seed: decides every random choice.
 
@@ -104,12 +119,22 @@ class InfillProposer:
         self.num_proposals, self.examples_per_context = num_proposals, examples_per_context
         self.sampling = checks.check_sampling(sampling, steps=None, temperature=None)
         self.protect = checks.check_protect(protect)
+        self.protect_structure = check_flag("protect_structure", protect_structure)
+        self.bounds = Bounds(
+            max_edit_fraction=max_edit_fraction,
+            max_instruction_tokens=max_instruction_tokens,
+            max_growth=max_growth,
+        )
+        checks.check_choices(leaks=leaks)
+        self.leaks: Leaks = leaks
+        self.filters = check_flag("filters", filters)
         self.guidance: Guidance = checks.check_guidance(guidance)
         self.seed = checks.check_seed(seed)
         self._infiller: Infiller | None = None
         self._turns: Counter[tuple[str, str]] = Counter()
         self._proposed: set[tuple[str, str]] = set()
         self._kept: dict[str, dict[str, None]] = {}
+        self._originals = self._texts_of_student()
 
     def __call__(
         self,
@@ -145,6 +170,7 @@ class InfillProposer:
         copied = copy.copy(self)
         copied._turns, copied._proposed = Counter(self._turns), set(self._proposed)
         copied._kept = {name: dict(kept) for name, kept in self._kept.items()}
+        copied._originals = dict(self._originals)
         return copied
 
     def _propose(self, name: str, text: str, records: Sequence[Record]) -> str | None:
@@ -203,10 +229,31 @@ class InfillProposer:
             protect=self.protect,
             agent_text=agent_text,
             kept=tuple(kept),
+            structure=self.protect_structure,
         )
-        target = Target.over(slot, bare, protection, marked, Rules())
+        target = Target.over(slot, bare, protection, marked, self._rules())
         target.filter.seen = self._proposed
+        target.filter.original = self._originals.setdefault(name, bare)
         return target, [weight for _, weight in found]
+
+    def _rules(self) -> Rules:
+        """What proposals must keep to, but for the protection."""
+        denoiser = self._ready_infiller().denoiser
+        return Rules(
+            bounds=self.bounds,
+            num_tokens=lambda text: len(denoiser.encode(text).input_ids),
+            leaks=self.leaks,
+            by_content=self.filters,
+        )
+
+    def _texts_of_student(self) -> dict[str, str]:
+        """The instructions that an evolution begins with, by component."""
+        if self.student is None:
+            return {}
+        return {
+            name: take_marks(predictor.signature.instructions)[0]
+            for name, predictor in self.student.named_predictors()
+        }
 
     def _windows(self, target: Target, denoiser: Denoiser) -> list[Window]:
         """The windows of the text and then of ever wider neighbourhoods, each in a drawn order."""
