@@ -131,7 +131,7 @@ def test_scores_of_rows_and_the_numbers_of_the_heat_map_are_text_and_no_tooltips
     assert len(trials) == len(RESULTS.trials)
     for trial, shown in zip(RESULTS.trials, trials, strict=True):
         found = dict[int, float]()
-        for first, last, score in re.findall(r"(\d+)(?:-(\d+))?: (\S+?)(?:,|$)", shown):
+        for first, last, score in re.findall(r"(\d+)(?:-(\d+))?=(\S+?)(?:,|$)", shown):
             found |= dict.fromkeys(range(int(first), int(last or first) + 1), float(score))
         assert found == dict(zip(trial.rows, trial.scores, strict=True))
     table = re.search(r'<table class="heat">(.*?)</table>', text, re.DOTALL)

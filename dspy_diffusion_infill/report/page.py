@@ -244,7 +244,7 @@ def _exact(trial: Trial) -> str:
     for (_, score), run in groupby(numbered, key=lambda one: one[1:]):
         rows = [row for row, *_ in run]
         places = f"{rows[0]}" if len(rows) == 1 else f"{rows[0]}-{rows[-1]}"
-        runs.append(f"{places}: {score}")
+        runs.append(f"{places}={score}")
     return ", ".join(runs)
 
 
