@@ -130,6 +130,7 @@ def results_with(trials, text, before, best, calls) -> DetailedResults:
                 "rows of the trainset": 16,
                 "rows of the valset": len(before),
             },
+            "code": "optimizer = DiffusionInfill(metric=right_team, seed=7)",
         },
         versions={"python": "3.11.7", "dspy-diffusion-infill": "0.1.0", "dspy": "3.4.1"},
     )
@@ -153,7 +154,11 @@ def poisoned() -> DetailedResults:
         answers_after=tuple([POISON] * len(base.scores_before)),
         inputs=tuple([POISON + text] * len(base.scores_before)),
         refused=tuple(replace(one, old_text=text, new_text=POISON) for one in base.refused),
-        settings={"options": {"metric": POISON}, "used": {"lm": [POISON], "program": POISON}},
+        settings={
+            "options": {"metric": POISON},
+            "used": {"lm": [POISON], "program": POISON},
+            "code": POISON,
+        },
         denoiser=POISON,
         skipped={POISON: POISON},
         versions={POISON: POISON},

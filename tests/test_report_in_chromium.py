@@ -121,6 +121,19 @@ def test_axe_finds_nothing_by_day_or_night(show, width):
         assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found["violations"]] == []
 
 
+def test_scores_of_rows_open_by_keyboard_and_are_printed_all(show):
+    tab = show(page(RESULTS))
+    scores = tab.locator("#trial-table details")
+    scores.first.locator("summary").focus()
+    assert "0=" not in scores.first.inner_text()
+    tab.keyboard.press("Enter")
+    assert "0=" in scores.first.inner_text() and scores.count() == len(RESULTS.trials)
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("details:not([open])").count() == 0
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("details[open]").count() == 1, "what the reader had opened stays open"
+
+
 def test_hostile_text_runs_no_script(show):
     tab = show(page(poisoned()))
     assert tab.title().endswith("DiffusionInfill report")

@@ -1,9 +1,11 @@
 import base64
 import hashlib
 import html
+import random
 import re
 from dataclasses import replace
 
+import pytest
 from markdown_it import MarkdownIt
 from synthetic_results import poisoned, synthetic
 
@@ -14,8 +16,16 @@ from dspy_diffusion_infill.report.page import notebook_html, page
 RESULTS = synthetic(60)
 
 
-def test_a_page_of_1000_trials_is_under_a_megabyte():
-    assert len(page(synthetic(1000)).encode()) < 1_000_000
+@pytest.mark.parametrize(("num_rows", "is_graded"), [(32, False), (32, True), (128, True)])
+def test_a_page_of_1000_trials_is_under_a_megabyte(num_rows: int, is_graded: bool):
+    results, rng = synthetic(1000, num_rows=num_rows), random.Random(1)
+    if is_graded:  # no two rows score alike
+        trials = [
+            replace(one, scores=tuple(round(rng.random(), 3) for _ in one.scores))
+            for one in results.trials
+        ]
+        results = replace(results, trials=tuple(trials))
+    assert len(page(results).encode()) < 1_000_000
 
 
 def test_a_kept_edit_is_shown_with_the_example_that_is_nearest_to_it():
@@ -112,3 +122,32 @@ def test_rows_are_shown_one_by_one_where_there_is_room_first_of_the_trials_that_
     assert kept < shown and 1000 in shown and len(shown) < 1000
     assert f"Single rows are shown for {len(shown)} trials" in text
     assert len(text.encode()) < 1e6
+
+
+def test_scores_of_rows_and_the_numbers_of_the_heat_map_are_text_and_no_tooltips():
+    text = page(RESULTS)
+    assert not re.findall(r'<(?:td|span class="h)[^>]* title=', text)
+    trials = re.findall(r"<details><summary>scores</summary>(.*?)</details>", text)
+    assert len(trials) == len(RESULTS.trials)
+    for trial, shown in zip(RESULTS.trials, trials, strict=True):
+        found = dict[int, float]()
+        for first, last, score in re.findall(r"(\d+)(?:-(\d+))?=(\S+?)(?:,|$)", shown):
+            found |= dict.fromkeys(range(int(first), int(last or first) + 1), float(score))
+        assert found == dict(zip(trial.rows, trial.scores, strict=True))
+    table = re.search(r'<table class="heat">(.*?)</table>', text, re.DOTALL)
+    assert table is not None
+    rows = re.findall(r'dir="auto">(.*?)<td class="n">(\d+)<td class="n">([+−]\S+)', table[1])
+    coloured = re.findall(r'<span class="h-?\d">(.*?)</span>', text.split('class="text"')[3])
+    assert [words for words, *_ in rows] == [words.strip() for words in coloured]
+    assert len(rows) > 10 and all(int(tries) > 0 for _, tries, _ in rows)
+
+
+@pytest.mark.parametrize(
+    ("size", "drawing", "status"),
+    [(999_999, 0.99, 0), (1_000_000, 0.1, 1), (10, 1.0, 1)],
+)
+def test_the_benchmark_of_the_page_fails_at_a_megabyte_or_a_second(size, drawing, status):
+    pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
+    from benchmarks.report_size import exit_status
+
+    assert exit_status(size, drawing) == status

@@ -332,7 +332,7 @@ class DiffusionInfill(Teleprompter):
                 validator,
                 journal,
                 answers=open_answers(plan),
-                settings=settings_of(self.get_params(), plan),
+                settings=settings_of(self.get_params(), plan, DiffusionInfill),
                 passes_before=plan.infiller.denoiser.num_passes,
             )
             return self._searched(search, cost)

@@ -205,7 +205,8 @@ class DetailedResults:
             None for the others.
         refused: the last 2,000 proposals that a check dropped, each with the reason.
         spent_before: what the search had taken before the first trial.
-        settings: the options and the models, as plain values.
+        settings: the options and the models, as plain values, and the code that runs the search
+            again.
         versions: of Python and of the packages that decide the outcome.
     """
 

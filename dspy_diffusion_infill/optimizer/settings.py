@@ -1,8 +1,7 @@
-"""The options of a search as plain values, for people: no keys, no addresses, no rows."""
+"""The options of a search as plain values, for people, and as code: no keys, no rows."""
 
 import platform
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
@@ -10,21 +9,27 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.optimizer.code import NotCodeError, code_of
 from dspy_diffusion_infill.optimizer.plan import Plan
+from dspy_diffusion_infill.optimizer.rerun import rerun_code
 from dspy_diffusion_infill.programs import all_predictors
 from dspy_diffusion_infill.windows import SlidingWindow
 
 _PACKAGES = ("dspy-diffusion-infill", "dspy", "torch", "transformers")
-_NOT_OF_THE_SEARCH = ("search_callbacks", "display_progress", "log_dir", "maskings", "prices")
-_LENGTH = 200  # characters of a text
+_NOT_OF_THE_SEARCH = ("search_callbacks", "display_progress", "log_dir", "maskings")
 
 
-def settings_of(options: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def settings_of(
+    options: Mapping[str, Any], plan: Plan, optimizer: Callable[..., Any]
+) -> dict[str, Any]:
     """``options``: those of ``DiffusionInfill``; ``used``: what was made of them.
+
+    ``code`` runs the search again.
 
     Args:
         options: as ``DiffusionInfill.get_params`` gives them.
         plan: what they are used for.
+        optimizer: ``DiffusionInfill``, whose arguments they are.
     """
     kept = {name: value for name, value in options.items() if name not in _NOT_OF_THE_SEARCH}
     lms = [predictor.lm or dspy.settings.lm for predictor in all_predictors(plan.base).values()]
@@ -41,7 +46,12 @@ def settings_of(options: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
         "rows of the trainset": len(plan.trainset),
         "rows of the valset": len(plan.valset),
     }
-    return {"options": plain({**_masking(plan), **kept}), "used": plain(used)}
+    kept = {**_masking(plan), **kept}
+    return {
+        "options": plain(kept),
+        "used": plain(used),
+        "code": rerun_code(kept, plan, optimizer),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -65,20 +75,23 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str | PurePath):
-        return str(value)[:_LENGTH]
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
-    if isinstance(value, re.Pattern):
-        return f"re.compile({value.pattern!r})"[:_LENGTH]
     if isinstance(value, dspy.BaseLM):
         return str(value.model)
+    try:
+        return code_of(value, set())
+    except NotCodeError:
+        return _name(value)
+
+
+def _name(value: Any) -> str:
     for attribute in ("__qualname__", "name"):
         if isinstance(name := getattr(value, attribute, None), str):
-            return name[:_LENGTH]
-    if hasattr(value, "__dataclass_fields__"):
-        return repr(value)[:_LENGTH]
+            return name
     return type(value).__qualname__
 
 

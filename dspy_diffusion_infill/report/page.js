@@ -56,5 +56,10 @@ const refresh = async () => {
   const again = focused && document.querySelector(`.filters [name=${focused}]`);
   if (again) again.focus();
 };
+// Paper opens nothing: what is closed is printed open, and is closed again.
+const closed = () => [...document.querySelectorAll("details:not([open])")];
+let opened = [];
+addEventListener("beforeprint", () => (opened = closed()).forEach((one) => (one.open = true)));
+addEventListener("afterprint", () => opened.forEach((one) => (one.open = false)));
 start();
 if (document.querySelector("[data-watched]")) new EventSource("events").onmessage = refresh;

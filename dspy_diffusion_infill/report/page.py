@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dspy_diffusion_infill.infiller.leaks import Likeness
-from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts
+from dspy_diffusion_infill.optimizer.results import DetailedResults, ProposalCounts, Trial
 from dspy_diffusion_infill.report.charts import (
     HEIGHT,
     WIDTH,
@@ -39,7 +39,8 @@ from dspy_diffusion_infill.shortening import TEXT_LENGTH, short
 MINUS = "\u2212"
 _MOST_REFUSED = 200  # dropped proposals that are listed
 _MOST_CHANGED = 400  # rows gained and lost that are listed
-_MOST_CELLS = 64_000  # scores of single rows, over all trials
+_MOST_BY_ROW = 400_000  # characters that show single rows, over all trials
+_MARKUP = 270  # characters around those of one trial
 
 
 def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) -> str:
@@ -54,7 +55,7 @@ def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) 
     told = told_trials(results)
     gained, lost = changed_rows(results)
     listed = gained[:_MOST_CHANGED], lost[:_MOST_CHANGED]
-    by_row = _shown_by_row(told)
+    by_row = _by_row(told)
     style, script = _file("page.css"), _file("page.js")
     return (
         _environment()
@@ -75,7 +76,7 @@ def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) 
             gained=listed[0],
             lost=listed[1],
             more_rows=len(gained) + len(lost) - sum(map(len, listed)),
-            told=[_trial_row(one, one.trial.number in by_row) for one in told],
+            told=[_trial_row(one, by_row.get(one.trial.number)) for one in told],
             num_by_row=len(by_row),
             names=sorted({trial.predictor for trial in results.trials}),
             outcomes=OUTCOMES,
@@ -147,6 +148,11 @@ class _HeatSpan:
     change: float
     level: int
 
+    @property
+    def change_text(self) -> str:
+        """The change of the score, with four decimals."""
+        return f"{self.change:+.4f}".replace("-", MINUS)
+
 
 def _predictor(results: DetailedResults, told: Sequence[Told], name: str) -> dict[str, Any]:
     before, after = results.instructions_before[name], results.instructions_after[name]
@@ -173,24 +179,37 @@ def _level(change: float, most: float) -> int:
     return int(math.copysign(math.ceil(abs(change) / most * 3 - 1e-9), change)) if most else 0
 
 
-def _shown_by_row(told: Sequence[Told]) -> set[int]:
-    """Numbers of the trials whose rows are shown one by one: first those kept, then the latest."""
-    shown, room = set[int](), _MOST_CELLS
+@dataclass(frozen=True, slots=True)
+class _ByRow:
+    """A trial's rows one by one: as strips of colour, and their scores."""
+
+    strip: Mapping[str, str]
+    exact: str
+
+    @property
+    def size(self) -> int:
+        """Characters in the page."""
+        return _MARKUP + len(self.exact) + sum(map(len, self.strip.values()))
+
+
+def _by_row(told: Sequence[Told]) -> dict[int, _ByRow]:
+    """The trials whose rows are shown one by one: first those kept, then the latest."""
+    shown, room = dict[int, _ByRow](), _MOST_BY_ROW
     for one in sorted(told, key=lambda one: (not one.trial.accepted, -one.trial.number)):
-        room -= len(one.trial.scores)
+        signs = one.signs()
+        kinds = (("same", 0), ("gained", 1), ("lost", -1))
+        rows = _ByRow({name: row_strip(signs, sign) for name, sign in kinds}, _exact(one.trial))
+        room -= rows.size
         if room < 0:
             break
-        shown.add(one.trial.number)
+        shown[one.trial.number] = rows
     return shown
 
 
-def _trial_row(told: Told, by_row: bool) -> dict[str, Any]:
-    trial, signs = told.trial, told.signs()
+def _trial_row(told: Told, by_row: _ByRow | None) -> dict[str, Any]:
+    trial = told.trial
     gain = trial.log_likelihood_gain
     edits = (trial, *trial.also)
-    strip = {
-        name: row_strip(signs, sign) for name, sign in (("same", 0), ("gained", 1), ("lost", -1))
-    }
     return {
         "number": trial.number,
         "outcome": told.outcome,
@@ -208,14 +227,25 @@ def _trial_row(told: Told, by_row: bool) -> dict[str, Any]:
         "change": f"{told.change:+.3f}".replace("-", MINUS),
         "gained": told.gained,
         "lost": told.lost,
-        "num_rows": len(signs),
+        "num_rows": len(trial.scores),
         "raced": len(trial.rows) < len(told.best),
-        "strip": strip if by_row else None,
-        "exact": " ".join(f"{score:.3g}" for score in trial.scores) if by_row else "",
+        "strip": by_row.strip if by_row else None,
+        "exact": by_row.exact if by_row else "",
         "gain": "" if gain is None or math.isnan(gain) else f"{gain:+.2f}".replace("-", MINUS),
         "confidence": f"{trial.confidence:.2f}",
         "calls": trial.spent.metric_calls,
     }
+
+
+def _exact(trial: Trial) -> str:
+    """The score of each row that was tried, a run of rows that score alike as one."""
+    runs, rest = list[str](), iter(sorted(zip(trial.rows, trial.scores, strict=False)))
+    numbered = [(row, row - place, f"{score:.3g}") for place, (row, score) in enumerate(rest)]
+    for (_, score), run in groupby(numbered, key=lambda one: one[1:]):
+        rows = [row for row, *_ in run]
+        places = f"{rows[0]}" if len(rows) == 1 else f"{rows[0]}-{rows[-1]}"
+        runs.append(f"{places}={score}")
+    return ", ".join(runs)
 
 
 def _near(likeness: Likeness | None) -> str:

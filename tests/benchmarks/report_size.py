@@ -3,7 +3,8 @@
     PYTHONPATH=tests:. python tests/benchmarks/report_size.py [NUM_TRIALS]
 
 `make browser` runs it; it needs Debian's chromium. The time is from the start of the navigation to
-the first frame after the scripts have run, the median of five loads.
+the first frame after the scripts have run, the median of five loads. It exits with 1 where the page
+has 1 MB or more, or takes 1 s or longer to draw.
 """
 
 import statistics
@@ -22,7 +23,12 @@ DRAWN = """() => new Promise((done) => requestAnimationFrame(() => requestAnimat
     () => done(performance.now()))))"""
 
 
-def main(num_trials: int) -> None:
+MOST_BYTES = 1_000_000
+MOST_SECONDS = 1.0
+
+
+def main(num_trials: int) -> int:
+    """Prints size and time; returns the exit status, 1 where one of them is too large."""
     results = synthetic(num_trials)
     page(results)  # the first call compiles the template
     started = time.perf_counter()
@@ -37,11 +43,18 @@ def main(num_trials: int) -> None:
             tab.goto(file.as_uri())
             times.append(tab.evaluate(DRAWN) / 1000)
         browser.close()
+    size, drawing = len(text.encode()), statistics.median(times)
     print(
-        f"{num_trials} trials: {len(text.encode()) / 1e6:.3f} MB, written in {rendering:.2f} s, "
-        f"drawn in {statistics.median(times):.2f} s (of {min(times):.2f} to {max(times):.2f})"
+        f"{num_trials} trials: {size / 1e6:.3f} MB, written in {rendering:.2f} s, "
+        f"drawn in {drawing:.2f} s (of {min(times):.2f} to {max(times):.2f})"
     )
+    return exit_status(size, drawing)
+
+
+def exit_status(size: int, drawing: float) -> int:
+    """1 where the page has too many bytes or takes too many seconds to draw, else 0."""
+    return int(size >= MOST_BYTES or drawing >= MOST_SECONDS)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
