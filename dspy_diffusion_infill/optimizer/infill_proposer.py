@@ -79,8 +79,7 @@ class InfillProposer:
 
         Args:
             denoiser: a name for ``load_denoiser``, a denoiser, or None for the default one.
-            trainset: labelled examples that the denoiser sees; those that the candidate got wrong
-                more often.
+            trainset: labelled examples that the denoiser sees, more often those that went wrong.
             student: the program that GEPA compiles. It gives signatures, demos and the tool text of
                 agents; without it fields are as GEPA's records and the first row name them.
             window: as for ``DiffusionInfill``; so are the options below.
@@ -92,8 +91,7 @@ class InfillProposer:
             sampling: see above.
             protect: see above.
             protect_structure: see above.
-            max_edit_fraction: see above; of the student's instructions, or without a student of
-                the first text of a component, over all generations.
+            max_edit_fraction: see above; of the student's text, else the first, over generations.
             max_instruction_tokens: see above.
             max_growth: see above, of the same text.
             leaks: see above; copies that this text holds may stay.
@@ -103,8 +101,7 @@ class InfillProposer:
 
         Raises:
             TypeError: an option, a row or the student has the wrong type.
-            ValueError: a number is out of its range, or the trainset is empty, or a row has no
-                inputs.
+            ValueError: a number is out of its range, no row is given, or one has no inputs.
         """
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
         check_whole("num_proposals", num_proposals, least=1)
