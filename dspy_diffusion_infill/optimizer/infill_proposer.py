@@ -29,6 +29,7 @@ from dspy_diffusion_infill.optimizer.reflection import (
 from dspy_diffusion_infill.optimizer.row_checks import check_rows
 from dspy_diffusion_infill.optimizer.targets import Target
 from dspy_diffusion_infill.optimizer.traces import make_slots
+from dspy_diffusion_infill.programs import instructions_of
 from dspy_diffusion_infill.protection import Protect, Protection, agent_text_in, generated_text
 from dspy_diffusion_infill.value_checks import check_flag, check_whole
 from dspy_diffusion_infill.windows import Masking, Window, take_marks
@@ -247,10 +248,7 @@ class InfillProposer:
         """The instructions that an evolution begins with, by component."""
         if self.student is None:
             return {}
-        return {
-            name: take_marks(predictor.signature.instructions)[0]
-            for name, predictor in self.student.named_predictors()
-        }
+        return {name: take_marks(text)[0] for name, text in instructions_of(self.student).items()}
 
     def _windows(self, target: Target, denoiser: Denoiser) -> list[Window]:
         """The windows of the text and then of ever wider neighbourhoods, each in a drawn order."""
