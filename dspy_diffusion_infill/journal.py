@@ -47,7 +47,7 @@ class Journal:
         self._entries: dict[str, Any] = {}
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path.parent)
         lines = _whole_lines(path)
         if identity is not None:
             header = json.loads(json.dumps(identity))
@@ -55,7 +55,6 @@ class Journal:
                 _check_identity(path, _parsed(lines.pop(0), identity=dict)["identity"], header)
             else:
                 self._append({"identity": header})
-                disk.sync_folder(path.parent)
         for line in lines:
             entry = _parsed(line, key=str, value=object)
             self._entries[entry["key"]] = entry["value"]
@@ -113,6 +112,8 @@ class Journal:
                 except OSError:
                     file.truncate(end)
                     raise
+            if end == 0:  # the file is new
+                disk.sync_folder(self.path.parent)
         except OSError as error:
             raise OSError(
                 error.errno,

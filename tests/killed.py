@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def compiled(
     search: str,
     *,
     student: dspy.Module | None = None,
+    rows: Sequence[dspy.Example] = ROWS,
     lm: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def compiled(
         **{"num_threads": THREADS, "guidance": None, **SEARCHES[search], **options},
     )
     with dspy.context(lm=answering, adapter=TemplateAdapter()):
-        better = optimizer.compile(student or Clues(), ROWS)
+        better = optimizer.compile(student or Clues(), rows)
     results = better.detailed_results
     return {
         "instructions": results.instructions_after,
@@ -172,13 +174,35 @@ def kill_once(
     return Kill(was_killed, found == expected, before, journaled, again)
 
 
-def started(folder: Path, search: str, url: str) -> subprocess.Popen[bytes]:
-    """A compile in a process of its own."""
+def refused(folder: Path, url: str, search: str) -> None:
+    """Prints what a compile is refused with, after the seconds that it took, as JSON."""
+    begun = time.monotonic()
+    try:
+        compiled(folder, url, search)
+    except ValueError as error:
+        print(json.dumps([time.monotonic() - begun, str(error)]))
+
+
+def started(
+    folder: Path, search: str, url: str, job: str = "compiled", **options: Any
+) -> subprocess.Popen[bytes]:
+    """A compile in a process of its own.
+
+    Args:
+        folder: its ``log_dir``.
+        search: a name in ``SEARCHES``.
+        url: of the LM.
+        job: the function of this module that compiles.
+        options: of ``Popen``.
+    """
     code = (
-        f"import sys; sys.path[:0] = {sys.path!r}; from pathlib import Path; import killed; "
-        f"killed.compiled(Path({str(folder)!r}), {url!r}, {search!r})"
+        f"import sys; sys.path[:0] = {sys.path!r}; "
+        "import signal; from pathlib import Path; import killed; "
+        # A shell has the processes that it starts in the background ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"killed.{job}(Path({str(folder)!r}), {url!r}, {search!r})"
     )
-    return subprocess.Popen([sys.executable, "-c", code])
+    return subprocess.Popen([sys.executable, "-c", code], **options)
 
 
 def _killed(folder: Path, search: str, killer: Killer, server: Loopback) -> bool:

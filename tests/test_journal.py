@@ -214,7 +214,7 @@ def test_sigterm_is_as_ctrl_c_and_the_search_goes_on_in_the_folder(tmp_path):
     assert compile_with(log_dir=tmp_path, sweeps=1).detailed_results.trials == whole.trials
 
 
-def test_a_second_ctrl_c_stops_at_once_and_the_folder_has_the_best_program(tmp_path):
+def test_ctrl_c_while_the_end_is_announced_is_raised_and_the_folder_has_the_best_program(tmp_path):
     class Impatient(SearchCallback):
         def on_best(self, event):
             signal.raise_signal(signal.SIGINT)

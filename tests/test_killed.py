@@ -1,9 +1,14 @@
 """Nothing is lost: compiles that are killed, and LMs that fail, die and come back."""
 
+import json
+import os
 import random
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dspy
 import pytest
@@ -42,37 +47,84 @@ class Silent(Killer):
         return super().__call__(number, body)
 
 
+@contextmanager
+def compile_in_the_middle(folder, search, last, **options) -> Iterator[tuple]:
+    """A compile in a process of its own whose LM has stopped to answer, and that LM."""
+    silent = Silent(last)
+    with loopback(silent) as server:
+        process = started(folder, search, server.url, **options)
+        try:
+            assert silent.is_silent.wait(60)
+            yield process, silent, server
+        finally:
+            process.kill()
+            process.wait()
+            silent.lets_go.set()
+
+
 def test_a_second_process_in_the_folder_is_refused_and_the_first_ends_as_it_would(tmp_path, wholes):
     whole, num_calls = wholes["left_to_right"]
-    silent = Silent(num_calls // 2)
-    with loopback(silent) as server:
-        first = started(tmp_path, "left_to_right", server.url)
-        assert silent.is_silent.wait(60)
-        num_asked = len(server.bodies)
-        with pytest.raises(ValueError, match="in use by another compile: wait"):
-            compiled(tmp_path, server.url, "left_to_right")
-        assert len(server.bodies) <= num_asked + THREADS  # those of the first
+    middle = compile_in_the_middle(tmp_path, "left_to_right", num_calls // 2)
+    with middle as (first, silent, server):
+        options = {"job": "refused", "stdout": subprocess.PIPE}
+        second = started(tmp_path, "left_to_right", server.url, **options)
+        seconds, error = json.loads(second.communicate(timeout=60)[0])
+        assert "in use by another compile: wait until it ends, or give a new folder" in error
+        assert seconds < 1.0
+        assert len(server.bodies) <= num_calls // 2 + THREADS  # those of the first
         silent.lets_go.set()
         assert first.wait(60) == 0
         assert compiled(tmp_path, server.url, "left_to_right") == whole
         assert len(server.bodies) == num_calls
 
 
-def test_a_second_ctrl_c_ends_the_process_though_the_lm_does_not_answer(tmp_path, wholes):
-    silent = Silent(wholes["left_to_right"][1] * 3 // 4)
-    with loopback(silent) as server:
-        process = started(tmp_path, "left_to_right", server.url)
-        assert silent.is_silent.wait(60)
-        process.send_signal(signal.SIGINT)
-        time.sleep(2)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_though_the_lm_does_not_answer(number, tmp_path, wholes):
+    last, told = wholes["left_to_right"][1] * 3 // 4, tmp_path / "stderr"
+    with (
+        told.open("wb") as file,
+        compile_in_the_middle(tmp_path, "left_to_right", last, stderr=file) as (process, _, server),
+    ):
+        process.send_signal(number)
+        late = time.monotonic() + 30
+        while b"\nKeyboardInterrupt" not in told.read_bytes():
+            assert time.monotonic() < late
+            time.sleep(0.1)
+        time.sleep(0.5)
         assert process.poll() is None, "it waits for calls under way"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) != 0
-        silent.lets_go.set()
+        num_asked = len(server.bodies)
+        process.send_signal(number)
+        assert process.wait(5) != 0
+        assert len(server.bodies) == num_asked <= last + THREADS
     best = Clues()
     best.load(str(tmp_path / "best_program.json"))
     before = [one.signature.instructions for one in Clues().predictors()]
     assert [one.signature.instructions for one in best.predictors()] != before
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="only the main thread gets signals",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_a_signal_the_lm_hears_of_no_row_that_is_left(number, tmp_path):
+    rows = [dspy.Example(text=f"row {k}", colour="red").with_inputs("text") for k in range(60)]
+    student = dspy.Predict(dspy.Signature("text -> colour", "Name the colour that is meant by it"))
+
+    def signals(call, body):
+        if call == 20:
+            os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        return "red"
+
+    with loopback(signals) as server:
+        with pytest.raises(KeyboardInterrupt):
+            compiled(tmp_path, server.url, "left_to_right", student=student, rows=rows)
+        time.sleep(0.5)  # calls that were under way
+        num_asked = len(server.bodies)
+        assert num_asked < 40
+        time.sleep(2)
+        assert len(server.bodies) == num_asked
 
 
 class Mortal(Killer):

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 from filelock import FileLock, Timeout
 
+from dspy_diffusion_infill import disk
 from dspy_diffusion_infill.identity import (
     describe,
     describe_lms,
@@ -202,7 +203,7 @@ def open_journal(plan: Plan) -> Generator[Journal]:
     if plan.log_dir is None:
         yield Journal(None)
         return
-    plan.log_dir.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(plan.log_dir)
     lock = FileLock(plan.log_dir / LOCK_FILE)
     try:
         lock.acquire(blocking=False)
