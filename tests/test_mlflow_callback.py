@@ -6,6 +6,7 @@ import dspy
 import pytest
 from test_progress import TASK, compiled
 
+from dspy_diffusion_infill import DiffusionInfill, Sampling, TemplateAdapter, embedded_lm
 from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
 from dspy_diffusion_infill.optimizer.mlflow_callback import MLflowCallback
 
@@ -47,14 +48,40 @@ def check(client, run, better: dspy.Module) -> None:
     assert "report.html" in {one.path for one in client.list_artifacts(run.info.run_id)}
 
 
-def test_autolog_and_the_callback_write_parameters_curves_and_the_program_into_one_run(store):
+@pytest.mark.parametrize("given", [(), (MLflowCallback,)])
+def test_autolog_writes_parameters_curves_and_the_program_into_one_run(store, given):
     mlflow.dspy.autolog(log_compiles=True, log_evals=True, log_traces=False, silent=True)
-    better = compiled(MLflowCallback(), max_metric_calls=20)
+    better = compiled(*[one() for one in given], max_metric_calls=20)
     (parent,) = [run for run in runs(store) if "mlflow.parentRunId" not in run.data.tags]
     check(store, parent, better)
     assert "best_model.json" in {one.path for one in store.list_artifacts(parent.info.run_id)}
     evaluations = store.get_metric_history(parent.info.run_id, "eval")
     assert len(evaluations) == 1 + len(better.detailed_results.trials)
+
+
+def test_autolog_of_traces_alone_makes_no_run(store):
+    mlflow.dspy.autolog(silent=True)
+    compiled(max_metric_calls=20)
+    assert runs(store) == []
+
+
+def test_a_search_on_the_embedded_pair_under_autolog(store):
+    mlflow.dspy.autolog(log_compiles=True, log_traces=False, silent=True)
+    rows = [
+        dspy.Example(text=text, label=label).with_inputs("text")
+        for text, label in [("A lovely film.", "good"), ("The soup was cold.", "bad")]
+    ]
+    student = dspy.Predict(dspy.Signature("text -> label", "Say what you think of the text."))
+    with dspy.context(lm=embedded_lm(), adapter=TemplateAdapter()):
+        small = {"window": 4, "mask": 4, "num_proposals": 2, "display_progress": False}
+        optimizer = DiffusionInfill(max_metric_calls=6, sampling=Sampling(cache="context"), **small)
+        better = optimizer.compile(student, rows)
+    (run,) = [run for run in runs(store) if "mlflow.parentRunId" not in run.data.tags]
+    assert run.info.status == "FINISHED" and run.data.params["infill.window"] == "4"
+    best = store.get_metric_history(run.info.run_id, "infill.best_score")
+    assert len(best) > 1 and best[-1].value == better.detailed_results.score_after
+    student.load(store.download_artifacts(run.info.run_id, "program.json"))
+    assert student.signature.instructions == better.signature.instructions
 
 
 def test_without_an_active_run_the_callback_has_one_of_its_own(store):

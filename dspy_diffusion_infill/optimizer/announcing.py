@@ -15,6 +15,7 @@ from dspy_diffusion_infill.optimizer.callbacks import (
     TrialEvent,
 )
 from dspy_diffusion_infill.optimizer.compiled import compiled_program, records_of, save_best
+from dspy_diffusion_infill.optimizer.mlflow_callback import for_autolog
 from dspy_diffusion_infill.optimizer.progress import ProgressBar
 from dspy_diffusion_infill.optimizer.results import results_of
 from dspy_diffusion_infill.optimizer.run_files import RunFiles
@@ -40,7 +41,7 @@ class Announcer:
         own: list[SearchCallback] = [ProgressBar()] if display_progress else []
         if self._folder is not None:
             own.append(RunFiles(self._folder))
-        self._callbacks = (*own, *callbacks)
+        self._callbacks = (*own, *callbacks, *for_autolog(callbacks))
         self._failed = set[tuple[int, str]]()
         search.on_trial, search.on_proposal = self._on_trial, self._on_proposal
 

@@ -1,11 +1,14 @@
 """A search as an MLflow run: options, curves over trials, the program and the report.
 
-``mlflow.dspy.autolog(log_compiles=True)`` alone records the rows and the program, but neither the
-options of an optimizer nor its trials. Both together write into one run.
+``mlflow.dspy.autolog(log_compiles=True)`` records the rows and the program of a compile. Where it
+is on, a search adds its options and trials to the same run, without a callback that is given.
 """
 
+import importlib
 import math
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +92,17 @@ class MLflowCallback(SearchCallback):
             values["lm_cost"] = spent.lm_cost
         finite = {_PREFIX + name: v for name, v in values.items() if math.isfinite(v)}
         self._mlflow.log_metrics(finite, step=step)
+
+
+def for_autolog(given: Sequence[SearchCallback]) -> list[SearchCallback]:
+    """A callback where autolog records compiles and none is given; else nothing.
+
+    MLflow is not imported for it.
+    """
+    if "mlflow" not in sys.modules or any(isinstance(one, MLflowCallback) for one in given):
+        return []
+    states: Any = importlib.import_module("mlflow.utils.autologging_utils")
+    if states.autologging_is_disabled("dspy"):
+        return []
+    logs = states.get_autologging_config("dspy", "log_compiles", False)
+    return [MLflowCallback()] if logs else []
