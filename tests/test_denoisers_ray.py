@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dspy_diffusion_infill import load_denoiser
 from dspy_diffusion_infill.denoisers import InfillRequest, Sampling, ScoreRequest
+from dspy_diffusion_infill.denoisers.remote import ray_cluster
 from dspy_diffusion_infill.denoisers.remote.denoiser import RemoteDenoiser
 from dspy_diffusion_infill.denoisers.remote.ray_cluster import RayAddress
 from dspy_diffusion_infill.denoisers.remote.ray_replicas import RayReplicas
@@ -90,6 +92,45 @@ def test_a_cluster_that_is_not_there_is_named():
     assert time.monotonic() - begun < 10
 
 
+class Moody:
+    """Ray whose client's process does not start at first, and which takes SIGTERM for itself."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self, num_failures: int) -> None:
+        self.num_failures, self.urls = num_failures, []
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, url: str, **options: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        self.urls.append(url)
+        if len(self.urls) <= self.num_failures:
+            raise ConnectionAbortedError("Starting Ray client server failed")
+
+    def shutdown(self) -> None: ...
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="only the main thread has signals",
+)
+@pytest.mark.parametrize("num_failures", [0, 2, 3])
+def test_a_connection_is_tried_three_times_and_leaves_sigterm_as_it_was(monkeypatch, num_failures):
+    ray, before = Moody(num_failures), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        cluster = f"127.0.0.1:{listening.getsockname()[1]}"
+        if num_failures == 3:
+            with pytest.raises(DenoiserError, match="cannot be reached: ConnectionAborted"):
+                ray_cluster.connected(cluster)
+        else:
+            ray_cluster.leave(ray_cluster.connected(cluster))
+    assert ray.urls == [f"ray://{cluster}"] * min(num_failures + 1, 3)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 # A cluster: a head node with two CPUs
 
 
@@ -115,6 +156,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--include-dashboard=false", "--disable-usage-stats", "--num-gpus=0"]
     command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={80 * 2**20}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    environment["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # with it the client's process may not start
     with (folder / "log").open("w") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:

@@ -1,8 +1,11 @@
 """A Ray cluster's address, and the one connection to it that a process has."""
 
 import logging
+import signal
 import socket
 import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +19,7 @@ CLIENT_PORT = 10001
 REACHED_WITHIN = 10.0
 """Seconds; Ray itself would try for half a minute."""
 
+_STARTS = 3  # tries to have the process of Ray Client started; one that fails takes Ray 30 s
 _lock = threading.Lock()
 
 
@@ -79,7 +83,8 @@ def connected(cluster: str) -> Any:
         raise _missing(error) from error
     with _lock:
         if not ray.is_initialized():
-            _connect(ray, cluster)
+            with _sigterm_kept():
+                _connect(ray, cluster)
             _ours.cluster, _ours.num_users = cluster, 0
         elif cluster not in ("auto", _ours.cluster):
             raise ValueError(
@@ -99,6 +104,30 @@ def leave(ray: Any) -> None:
             ray.shutdown()
 
 
+@contextmanager
+def _sigterm_kept() -> Generator[None]:
+    """Ray takes SIGTERM for itself, and would end a search without its best program."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if is_main:  # no other thread may set it, and so Ray has not
+            signal.signal(signal.SIGTERM, before)
+
+
+def _join(ray: Any, url: str, options: Mapping[str, Any]) -> None:
+    """Connects by Ray Client, whose process on the cluster now and then does not start (gRPC)."""
+    for tries_left in reversed(range(_STARTS)):
+        try:
+            ray.init(url, **options)
+            return
+        except ConnectionAbortedError:
+            if not tries_left:
+                raise
+            ray.shutdown()
+
+
 def _connect(ray: Any, cluster: str) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     try:
@@ -110,7 +139,7 @@ def _connect(ray: Any, cluster: str) -> None:
             place = urlsplit(f"//{cluster}")
             address = (place.hostname, place.port or CLIENT_PORT)
             socket.create_connection(address, REACHED_WITHIN).close()
-            ray.init(f"{SCHEME}{cluster}", **quiet)
+            _join(ray, f"{SCHEME}{cluster}", quiet)
     except ImportError as error:  # ray alone has no client
         raise _missing(error) from error
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
