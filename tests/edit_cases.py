@@ -176,21 +176,32 @@ SHAPES = {
     "phrase": lambda rng: " ".join(rng.sample(PHRASE, 6)),
     "value": lambda rng: f"{rng.choice(PHRASE)}{rng.choice(PHRASE)}",
 }
+PLACES = ("input", "output", "nested input", "nested output", "demo's input", "demo's output")
+TEXTS = ("it was late", "", "the box was open", "we like the new one")
+COLOURS = ("red", "blue", "green", "pink")
+TASK = "Name the one that fits best and no other thing"
+# What a denoiser makes of the canary and of the sentence that it stands in.
 TRICKS = {
-    "verbatim": lambda text, rng: text,
-    "case": lambda text, rng: rng.choice([text.upper(), text.lower(), text.swapcase()]),
-    "split": lambda text, rng: rng.choice([" ", "-", ". "]).join(_halves(text, rng)),
-    "slip": lambda text, rng: _with_slip(text, rng),
-    "first half": lambda text, rng: _halves(text, random.Random(0))[0],
-    "other half": lambda text, rng: _halves(text, random.Random(0))[1],
+    "verbatim": lambda canary, said, rng: canary,
+    "case": lambda canary, said, rng: rng.choice(
+        [canary.upper(), canary.lower(), canary.swapcase()]
+    ),
+    "split": lambda canary, said, rng: rng.choice([" ", "-", ". "]).join(_halves(canary, rng)),
+    "slip": lambda canary, said, rng: _with_slip(canary, rng),
+    "first half": lambda canary, said, rng: _halves(canary, random.Random(0))[0],
+    "other half": lambda canary, said, rng: _halves(canary, random.Random(0))[1],
+    "some words": lambda canary, said, rng: " ".join(_some_words(said, rng)),
+    "some words, slip": lambda canary, said, rng: _with_slip(" ".join(_some_words(said, rng)), rng),
+    "some letters": lambda canary, said, rng: _some_letters(said, rng),
 }
 
 
 @dataclass
 class LeakyDenoiser(WordDenoiser):
-    """Puts the canary, or a disguise of it, among the words that it fills in."""
+    """Puts the canary, a disguise of it or words of its sentence among those that it fills in."""
 
     canary: str = ""
+    said: str = ""
     tricks: list[str] = field(default_factory=list)
 
     def infill(self, requests, sampling):
@@ -201,7 +212,7 @@ class LeakyDenoiser(WordDenoiser):
                 continue
             trick = rng.choice(list(TRICKS))
             self.tricks.append(trick)
-            token = " " + TRICKS[trick](self.canary, rng)
+            token = " " + TRICKS[trick](self.canary, self.said, rng)
             masks = [k for k, one in enumerate(request.input_ids) if one == self.mask_id]
             ids = list(result.input_ids)
             ids[rng.choice(masks)] = self.vocabulary.setdefault(token, len(self.vocabulary))
@@ -219,31 +230,62 @@ class KeepAll:
         return "keep all"
 
 
-def leaks_of_a_compile(seed: int, **options) -> tuple[list[str], int, set[str]]:
-    """Plants a canary in a row's input, or in a demo of the student, and compiles.
+@dataclass(frozen=True)
+class Planted:
+    """A canary in a sentence of one row or demo, in a task of several."""
 
-    Returns the instructions of trials and result that hold it, how many were tried, and the tricks.
+    canary: str
+    shape: str
+    said: str
+    student: dspy.Module
+    rows: list[dspy.Example]
+
+    @classmethod
+    def at(cls, place: str, rng: random.Random) -> "Planted":
+        shape = rng.choice(list(SHAPES))
+        canary = SHAPES[shape](rng)
+        said = canary if shape == "value" else f"the order of last week came from {canary} by post"
+        planted = (
+            {"pages": [{"text": said}, {"text": "and no more"}]} if "nested" in place else said
+        )
+        texts, colours = [*TEXTS], [*COLOURS]
+        (texts if "input" in place else colours)[1] = planted
+        rows = [
+            dspy.Example(text=text, colour=colour).with_inputs("text")
+            for text, colour in zip(texts, colours, strict=True)
+        ]
+        student = dspy.Predict(_signature(place))
+        if "demo" in place:
+            student.demos = [rows.pop(1).copy()]
+        return cls(canary, shape, said, student, rows)
+
+    def comes_out_in(self, text: str) -> bool:
+        """Whether a text holds the canary or as much of its sentence as is refused."""
+        parts = self.canary.split() if self.shape == "name" else []
+        return (
+            has_canary(self.canary, text)
+            or any(re.search(rf"\b{part}\b", text, re.IGNORECASE) for part in parts)
+            or has_words_in_a_row(self.said, text)
+            or has_letters_in_a_row(self.said, text)
+        )
+
+
+def leaks_of_a_compile(
+    seed: int, place: str | None = None, **options
+) -> tuple[list[str], int, set[str]]:
+    """Plants a canary in a row or in a demo of the student, and compiles.
+
+    Returns the instructions of trials and result that hold it, or a part of its sentence that the
+    guard promises to refuse, how many were tried, and the tricks.
     """
     rng = random.Random(seed)
-    shape = rng.choice(list(SHAPES))
-    canary = SHAPES[shape](rng)
-    said = canary if shape == "value" else f"the order of last week came from {canary} by post"
-    texts = ["it was late", said, "the box was open", "we like the new one"]
-    rows = [
-        dspy.Example(text=text, colour=c).with_inputs("text")
-        for text, c in zip(texts, ["red", "blue", "green", "pink"], strict=True)
-    ]
-    denoiser = LeakyDenoiser(canary=canary)
-    student = dspy.Predict(
-        dspy.Signature("text -> colour", "Name the one that fits best and no other thing")
-    )
-    if rng.random() < 0.3:
-        student.demos = [rows.pop(1).copy()]
+    planted = Planted.at(place or rng.choice(PLACES), rng)
+    denoiser = LeakyDenoiser(canary=planted.canary, said=planted.said)
     order = rng.choice([{"sweeps": 2}] * 2 + [{"order": "adaptive"}])
     settings = {"num_proposals": 4, "max_metric_calls": 60, **order}
     with dspy.context(lm=rule_lm(lambda _: "no idea")[0], adapter=TemplateAdapter()):
         optimizer = DiffusionInfill(
-            None,
+            lambda example, prediction, trace=None: 0.0,
             denoiser,
             guidance=None,
             display_progress=False,
@@ -255,21 +297,66 @@ def leaks_of_a_compile(seed: int, **options) -> tuple[list[str], int, set[str]]:
             acceptance=KeepAll(),
             **{**settings, **options},
         )
-        results = optimizer.compile(student, rows).detailed_results
+        results = optimizer.compile(planted.student, planted.rows).detailed_results
     tried = [trial.instructions for trial in results.trials]
     tried += results.instructions_after.values()
-    return [text for text in tried if has_canary(canary, text)], len(tried), set(denoiser.tricks)
+    leaks = [text for text in tried if planted.comes_out_in(text)]
+    return leaks, len(tried), set(denoiser.tricks)
 
 
 def has_canary(canary: str, text: str) -> bool:
     """Whether a text holds it, whatever the case and spaces, with at most one letter changed."""
-    wanted, letters = (re.sub(r"[\W_]", "", one.lower()) for one in (canary, text))
+    wanted, letters = _letters(canary), _letters(text)
     sizes = range(len(wanted) - 1, len(wanted) + 2)
     return any(
         Levenshtein.distance(wanted, letters[start : start + size], score_cutoff=1) <= 1
         for size in sizes
         for start in range(len(letters) - size + 1)
     )
+
+
+def has_words_in_a_row(said: str, text: str) -> bool:
+    """Whether four words of a sentence stand in a text in a row, long ones with a slip or not."""
+    wanted, words = (re.findall(r"\w+", one.lower()) for one in (said, text))
+    return any(
+        all(
+            a == b or (len(b) >= 5 and Levenshtein.normalized_similarity(a, b) >= 0.8)
+            for a, b in zip(wanted[k : k + 4], words[n : n + 4], strict=True)
+        )
+        for k in range(len(wanted) - 3)
+        for n in range(len(words) - 3)
+    )
+
+
+def has_letters_in_a_row(said: str, text: str) -> bool:
+    """Whether twenty letters of a sentence stand in a text in a row, whatever the spaces."""
+    wanted, letters = _letters(said), _letters(text)
+    return any(wanted[k : k + 20] in letters for k in range(len(wanted) - 19))
+
+
+def _signature(place: str) -> type[dspy.Signature]:
+    kinds = {"nested input": ("dict | str", "str"), "nested output": ("str", "dict | str")}
+    text, colour = kinds.get(place, ("str", "str"))
+    return dspy.Signature(f"text: {text} -> colour: {colour}", TASK)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.lower())
+
+
+def _some_words(text: str, rng: random.Random) -> list[str]:
+    """Four to six words in a row, or all that there are."""
+    words = text.split()
+    num = rng.randint(4, 6)
+    start = rng.randrange(max(1, len(words) - num + 1))
+    return words[start : start + num]
+
+
+def _some_letters(text: str, rng: random.Random) -> str:
+    """Twenty to thirty letters in a row with spaces at random, or all that there are."""
+    letters, num = _letters(text), rng.randint(20, 30)
+    start = rng.randrange(max(1, len(letters) - num + 1))
+    return "".join(one + rng.choice(["", "", "", " "]) for one in letters[start : start + num])
 
 
 def _halves(text: str, rng: random.Random) -> tuple[str, str]:

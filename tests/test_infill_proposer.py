@@ -199,6 +199,33 @@ def test_bounds_out_of_range_are_refused(options, message):
         proposer(**options)
 
 
+def test_a_first_text_that_is_too_long_is_an_error_and_not_a_search_without_proposals():
+    student = dspy.Predict(dspy.Signature("text -> colour", TASK))
+    wanted = "max_instruction_tokens must be at least 14"
+    with pytest.raises(ValueError, match=wanted):
+        proposer(student=student, max_instruction_tokens=10)
+    with pytest.raises(ValueError, match=wanted):
+        ask(proposer(max_instruction_tokens=10))
+
+
+def test_copies_of_the_students_demos_are_refused_and_of_its_own_text_may_stay():
+    demo = dspy.Example(text="the harpoon orbits velvet lanterns", colour="mauve")
+    student = dspy.Predict(dspy.Signature("text -> colour", TASK))
+    student.demos = [demo]
+    denoiser = WordDenoiser(words=("harpoon orbits velvet lanterns", "care"))
+    options = {"window": 1, "stride": 1, "mask": 1, "student": student}
+
+    def copied(text: str = TASK, **more) -> bool:
+        one = proposer(denoiser, **options, **more)
+        return any("harpoon" in found for found in generations(one, 12, text)[1:])
+
+    assert copied(leaks="off") and not copied()
+    student.signature = student.signature.with_instructions(
+        "Name the colour as in harpoon orbits velvet lanterns, which is a quotation that may stay"
+    )
+    assert copied(student.signature.instructions)
+
+
 def test_protected_text_placeholders_and_field_names_stay():
     text = "Ask ACME what {text} says.\nThen name the colour of ACME in plain words."
     one = proposer(protect=["ACME"])

@@ -1,5 +1,5 @@
 import pytest
-from edit_cases import SHAPES, leaks_of_a_compile
+from edit_cases import PLACES, leaks_of_a_compile
 
 from dspy_diffusion_infill.contexts import WorkedExample
 from dspy_diffusion_infill.infiller.leaks import LeakGuard, Likeness
@@ -108,12 +108,23 @@ def test_a_likeness_names_the_row_and_holds_none_of_its_other_words():
     assert LeakGuard(()).nearest("the parcel") is None
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_canary_in_a_row_never_comes_out(seed):
-    """The denoiser puts it, or a disguise, into every proposal, and every trial is kept."""
-    leaks, num_tried, _ = leaks_of_a_compile(seed)
+@pytest.mark.parametrize(
+    "text", ["say the ordqr of last", "say the rder of last", "the qrder of last"]
+)
+def test_a_slip_in_a_word_of_five_letters_is_one(text):
+    guard = LeakGuard((WorkedExample({"text": "what the order of last week cost"}, {}),))
+    assert kind(text, guard=guard) == "near copy"
+    assert kind("say the odour of last", guard=guard) is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("place", PLACES)
+def test_a_canary_in_a_row_or_demo_never_comes_out(place, seed):
+    """The denoiser puts it, or a disguise, into most proposals, and every trial is kept."""
+    leaks, num_tried, _ = leaks_of_a_compile(seed, place)
     assert num_tried > 1 and leaks == []
 
 
-def test_canaries_come_out_where_the_guard_is_off():
-    assert any(leaks_of_a_compile(seed, leaks="off")[0] for seed in range(len(SHAPES)))
+@pytest.mark.parametrize("place", PLACES)
+def test_canaries_come_out_where_the_guard_is_off(place):
+    assert any(leaks_of_a_compile(seed, place, leaks="off")[0] for seed in range(2))

@@ -25,8 +25,8 @@ _SHORTEST_VALUE = 3  # characters
 _SHORTEST_NEAR = 8  # letters of what is found also with a slip or spaces in it
 _LONGEST_NEAR_VALUE = 60  # letters; of longer ones phrases are found
 _SIMILAR = 85.0  # per cent, by edit distance
-_SHORTEST_NEAR_WORD = 5  # letters of a word that may be one of an example with a slip
-_SIMILAR_WORD = 0.8
+_SHORTEST_NEAR_WORD = 4  # letters left of a word of an example, of five or more, after a slip
+_SIMILAR_WORD = 0.799  # four letters of five; a cut-off of 0.8 leaves 0.8 itself out
 _RUN = 20  # letters in a row that are a copy wherever spaces stand
 
 

@@ -102,7 +102,8 @@ class InfillProposer:
 
         Raises:
             TypeError: an option, a row or the student has the wrong type.
-            ValueError: a number is out of its range, no row is given, or one has no inputs.
+            ValueError: a number is out of its range, no row is given, or one has no inputs, or the
+                student's instructions are beyond ``max_instruction_tokens``.
         """
         self.maskings = checks.check_maskings(masking, window=window, stride=stride, mask=mask)
         check_whole("num_proposals", num_proposals, least=1)
@@ -125,9 +126,8 @@ class InfillProposer:
         )
         checks.check_choices(leaks=leaks)
         self.leaks: Leaks = leaks
-        self.filters = check_flag("filters", filters)
         self.guidance: Guidance = checks.check_guidance(guidance)
-        self.seed = checks.check_seed(seed)
+        self.filters, self.seed = check_flag("filters", filters), checks.check_seed(seed)
         self._infiller: Infiller | None = None
         self._turns: Counter[tuple[str, str]] = Counter()
         self._proposed: set[tuple[str, str]] = set()
@@ -149,6 +149,7 @@ class InfillProposer:
 
         Raises:
             ContextTooLongError: the instructions do not fit the denoiser's context.
+            ValueError: those that the evolution began with are beyond ``max_instruction_tokens``.
         """
         found = {}
         for name in components_to_update:
@@ -229,26 +230,36 @@ class InfillProposer:
             kept=tuple(kept),
             structure=self.protect_structure,
         )
+        original = self._originals.setdefault(name, bare)
+        self.bounds.check_original(name, self._num_tokens(original))
         target = Target.over(slot, bare, protection, marked, self._rules())
-        target.filter.seen = self._proposed
-        target.filter.original = self._originals.setdefault(name, bare)
+        target.filter.seen, target.filter.original = self._proposed, original
         return target, [weight for _, weight in found]
 
     def _rules(self) -> Rules:
         """What proposals must keep to, but for the protection."""
-        denoiser = self._ready_infiller().denoiser
         return Rules(
             bounds=self.bounds,
-            num_tokens=lambda text: len(denoiser.encode(text).input_ids),
+            num_tokens=self._num_tokens,
             leaks=self.leaks,
             by_content=self.filters,
         )
 
+    def _num_tokens(self, text: str) -> int:
+        return len(self._ready_infiller().denoiser.encode(text).input_ids)
+
     def _texts_of_student(self) -> dict[str, str]:
-        """The instructions that an evolution begins with, by component."""
+        """The instructions that an evolution begins with, by component.
+
+        Raises ValueError if they are too long; where the denoiser is named, the first call does.
+        """
         if self.student is None:
             return {}
-        return {name: take_marks(text)[0] for name, text in instructions_of(self.student).items()}
+        texts = {name: take_marks(text)[0] for name, text in instructions_of(self.student).items()}
+        if self.denoiser is not None and not isinstance(self.denoiser, str | PathLike):
+            for name, text in texts.items():
+                self.bounds.check_original(name, self._num_tokens(text))
+        return texts
 
     def _windows(self, target: Target, denoiser: Denoiser) -> list[Window]:
         """The windows of the text and then of ever wider neighbourhoods, each in a drawn order."""
