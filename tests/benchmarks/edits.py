@@ -34,7 +34,7 @@ def edit_texts(num_texts: int) -> Counter[str]:
 
 
 def compile_with_canaries(num_compiles: int) -> Counter[str]:
-    """Compiles with a canary in a row or demo; counts compiles, texts that were tried, and leaks."""
+    """Compiles with a canary in a row or demo; counts compiles, texts tried, and leaks."""
     counts = Counter[str]()
     for seed in range(num_compiles):
         leaks, num_tried, _ = leaks_of_a_compile(seed)
