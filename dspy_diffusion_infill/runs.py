@@ -104,10 +104,7 @@ def _run_all(runs: "_Runs", num_threads: int | None) -> None:
         # What it returns is rounded; the runs hold what is exact.
         with _quiet_evaluate(), dspy.context(usage_tracker=None):
             evaluator(runs.recorded_program())
-    except BaseException as error:
-        runs.is_over = True  # by a signal, of which DSPy's threads may not know
-        if not isinstance(error, Exception):
-            raise
+    except Exception as error:
         if runs.accounts.is_refused:
             runs.accounts.wait()
             raise RunRefusedError("a run was refused") from error
@@ -115,6 +112,8 @@ def _run_all(runs: "_Runs", num_threads: int | None) -> None:
             raise runs.broken from error
         runs.check_failures()
         raise
+    finally:
+        runs.is_over = True  # also where a signal ended it, of which DSPy's threads may not know
 
 
 def as_float(score: Any) -> float:

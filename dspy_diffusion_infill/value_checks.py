@@ -1,6 +1,6 @@
 """Checks of single values that several layers take, each with one wording."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 
@@ -85,7 +85,11 @@ def broken_character(text: str) -> str | None:
     return None
 
 
-def first_problem(found: Sequence[Mapping[str, Any]]) -> str:
-    """Where and what the first of pydantic's errors is, short whatever the keys of a value are."""
-    place = ".".join(map(str, found[0]["loc"]))
-    return f"{place:.200}: {found[0]['msg']:.400}"
+def first_problem(error: Any) -> str:
+    """Where and what the first problem of a ``ValidationError`` of pydantic or FastAPI is.
+
+    It is short, whatever the keys of a value are.
+    """
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place:.200}: {first['msg']:.400}"

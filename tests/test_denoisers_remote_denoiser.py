@@ -16,8 +16,8 @@ from served import TOKEN, served
 
 from dspy_diffusion_infill import load_denoiser
 from dspy_diffusion_infill.denoisers import InfillRequest, Sampling, ScoreRequest, SharedContext
+from dspy_diffusion_infill.denoisers.remote import wire
 from dspy_diffusion_infill.errors import ContextTooLongError, DenoiserError
-from dspy_diffusion_infill.serving import application
 
 TEXT = tuple(range(40, 60))
 CONTEXT = SharedContext(TEXT, 4, 12)
@@ -168,7 +168,7 @@ def test_a_wrong_or_missing_token_is_named(pair, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_server_of_another_version_is_named(pair, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(application, "VERSION", 99)
+    monkeypatch.setattr(wire, "VERSION", 99)
     assert "speaks version 99" in failure(pair[0].url)
 
 

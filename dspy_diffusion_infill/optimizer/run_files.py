@@ -93,7 +93,7 @@ def read_run(folder: str | Path) -> DetailedResults:
         events = _read_events(Path(folder) / EVENTS_FILE)
         return TypeAdapter(DetailedResults).validate_python({**values, **events})
     except ValidationError as error:
-        raise DataError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
+        raise DataError(f"{path}: {first_problem(error)}") from error
     except DataError as error:
         message = str(error)
         raise DataError(message if str(folder) in message else f"{path}: {message}") from error

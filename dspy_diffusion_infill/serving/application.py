@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Sequence
-from importlib.metadata import version
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -14,7 +13,6 @@ from starlette.types import ASGIApp
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.denoisers.remote.wire import (
     ID_HEADER,
-    VERSION,
     Answer,
     DecodeCall,
     EncodeCall,
@@ -89,13 +87,7 @@ class Service:
 
     async def facts(self) -> Facts:
         """What is served."""
-        return Facts(
-            version=VERSION,
-            package=version("dspy-diffusion-infill"),
-            name=self._denoiser.name,
-            context_length=self._denoiser.context_length,
-            mask_id=self._denoiser.mask_id,
-        )
+        return Facts.of(self._denoiser)
 
     async def encode(self, call: EncodeCall, request: Request, id: RequestId = None) -> Response:
         """Texts into tokens."""
@@ -109,7 +101,7 @@ class Service:
 
     async def render(self, call: RenderCall, request: Request, id: RequestId = None) -> Response:
         """Chats into texts."""
-        chats = [[turn.model_dump() for turn in chat] for chat in call.items]
+        chats = call.plain()
         size = sum(len(turn["content"]) for chat in chats for turn in chat)
         work = self._text("render", self._denoiser.render, chats, size)
         return await self._answer(self._tokenizer, work, call.denoiser, request, id)
@@ -158,7 +150,7 @@ class Service:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    message = first_problem(error.errors()).encode("ascii", "backslashreplace")
+    message = first_problem(error).encode("ascii", "backslashreplace")
     return _refusal(422, "DataError", message.decode())
 
 

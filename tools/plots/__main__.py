@@ -9,12 +9,10 @@ The figures stand in ``docs/figures``; each file says which command gave it:
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
+from tools.plots import FOLDER
 from tools.plots.drawing import THEMES, draw_demo, draw_probe, draw_tasks, save
-
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "figures"
 
 
 def main() -> None:

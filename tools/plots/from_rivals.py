@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_diffusion_infill.jsonl import lines_of
-
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "figures"
+from tools.plots import FOLDER
 
 
 def without_instructions(line: dict[str, Any]) -> dict[str, Any]:

@@ -175,8 +175,9 @@ class RemoteDenoiser:
         try:
             answer = Answer[of].model_validate_json(content)
         except ValidationError as error:
-            problem = first_problem(error.errors(include_url=False))
-            raise DenoiserError(f"a server of {self.name} answers nonsense: {problem}") from error
+            raise DenoiserError(
+                f"a server of {self.name} answers nonsense: {first_problem(error)}"
+            ) from error
         if len(answer.results) != len(call.items):
             raise DenoiserError(
                 f"a server of {self.name} answers {len(answer.results)} of {len(call.items)} items"
@@ -207,8 +208,7 @@ def _facts(url: str, said: bytes) -> Facts:
     try:
         facts = Facts.model_validate_json(said)
     except ValidationError as error:
-        problem = first_problem(error.errors(include_url=False))
-        raise DenoiserError(f"{url} is no `dspy-infill serve`: {problem}") from error
+        raise DenoiserError(f"{url} is no `dspy-infill serve`: {first_problem(error)}") from error
     if facts.version != VERSION:
         raise DenoiserError(
             f"{url} speaks version {facts.version} (dspy-diffusion-infill {facts.package}), and "

@@ -112,7 +112,8 @@ def _sigterm_kept() -> Generator[None]:
     try:
         yield
     finally:
-        if is_main:  # no other thread may set it, and so Ray has not
+        # No other thread may set it, and so Ray has not. None is a handler that C code has set.
+        if is_main and before is not None:
             signal.signal(signal.SIGTERM, before)
 
 

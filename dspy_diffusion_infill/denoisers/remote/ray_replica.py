@@ -4,12 +4,10 @@ import logging
 import os
 import socket
 import threading
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.denoisers.remote.wire import (
-    VERSION,
     Answer,
     Call,
     DecodeCall,
@@ -73,14 +71,7 @@ class RayReplica:
             self._denoiser = one = load(self._model, **self._options)
         except EXPECTED as error:
             return _refused(error)
-        facts = Facts(
-            version=VERSION,
-            package=version("dspy-diffusion-infill"),
-            name=one.name,
-            context_length=one.context_length,
-            mask_id=one.mask_id,
-        )
-        return Told(True, facts.model_dump_json().encode())
+        return Told(True, Facts.of(one).model_dump_json().encode())
 
     def ask(self, work: str, body: bytes) -> Told:
         """The answer to one request for ``work``, such as ``infill``."""
@@ -102,8 +93,7 @@ def _answer(denoiser: Denoiser, work: str, call: Any) -> Answer[Any]:
     elif work == "score":
         results = denoiser.score([item.plain() for item in call.items])
     elif work == "render":
-        chats = [[turn.model_dump() for turn in chat] for chat in call.items]
-        return Answer[Any](results=[denoiser.render(chat) for chat in chats], num_passes=0)
+        return Answer[Any](results=[denoiser.render(chat) for chat in call.plain()], num_passes=0)
     else:
         one = denoiser.encode if work == "encode" else denoiser.decode
         return Answer[Any](results=[one(item) for item in call.items], num_passes=0)

@@ -28,7 +28,7 @@ from dspy_diffusion_infill.denoisers.remote.ray_cluster import SCHEME, RayAddres
 from dspy_diffusion_infill.denoisers.remote.ray_replica import RayReplica, Told
 from dspy_diffusion_infill.denoisers.remote.wire import Refusal
 from dspy_diffusion_infill.errors import DenoiserError
-from dspy_diffusion_infill.value_checks import check_whole
+from dspy_diffusion_infill.value_checks import check_number, check_whole
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,9 @@ class RayReplicas:
         timeout: float = 600.0,
     ) -> None:
         check_whole("replicas", replicas, least=1)
-        for name, value in (("num_gpus", num_gpus), ("num_cpus", num_cpus)):
-            if value is not None or name == "num_cpus":
-                _check_share(name, value)
+        wanted = "0 or more, and whole above 1"
+        check_number("num_gpus", num_gpus, wanted, _is_share, none="1 where there are GPUs")
+        check_number("num_cpus", num_cpus, wanted, _is_share)
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got timeout={timeout}")
         self._address, self._options, self._timeout = address, dict(options), timeout
@@ -335,11 +335,8 @@ class _LostError(DenoiserError):
     """Another replica may answer."""
 
 
-def _check_share(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {name}={value!r}")
-    if not 0 <= value < 2**31 or (value > 1 and value % 1 != 0):
-        raise ValueError(f"{name} must be 0 or more, and whole above 1, got {name}={value}")
+def _is_share(number: float) -> bool:
+    return 0 <= number < 2**31 and (number <= 1 or number % 1 == 0)
 
 
 def _resources(ray: Any) -> dict[str, float]:

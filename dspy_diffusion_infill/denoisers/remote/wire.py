@@ -4,11 +4,13 @@ Numbers go over it exactly: Python writes a float so that it is read back the sa
 """
 
 import re
+from importlib.metadata import version
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dspy_diffusion_infill.denoisers.protocol import (
+    Denoiser,
     InfillRequest,
     Sampling,
     ScoreRequest,
@@ -97,6 +99,17 @@ class Facts(_Part):
     context_length: int = 0
     mask_id: int = 0
 
+    @classmethod
+    def of(cls, denoiser: Denoiser) -> "Facts":
+        """Of a denoiser that is here."""
+        return cls(
+            version=VERSION,
+            package=version("dspy-diffusion-infill"),
+            name=denoiser.name,
+            context_length=denoiser.context_length,
+            mask_id=denoiser.mask_id,
+        )
+
 
 class Context(_Part):
     """A ``SharedContext``."""
@@ -184,6 +197,10 @@ class RenderCall(Call):
     """Chats to render."""
 
     items: list[list[Turn]]
+
+    def plain(self) -> list[list[dict[str, str]]]:
+        """The chats as ``Denoiser.render`` takes them."""
+        return [[turn.model_dump() for turn in chat] for chat in self.items]
 
 
 class InfillCall(Call):
