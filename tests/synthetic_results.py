@@ -53,7 +53,7 @@ def synthetic(
                 confidence=rng.uniform(0.2, 1.0),
                 log_likelihood_gain=rng.gauss(0.1, 0.4),
                 accepted=accepted,
-                nearest=(Likeness(3, "label", new, 0.42),) if accepted else (),
+                nearest=(Likeness(3, "label", new, 0.42),),
                 spent=Spent(
                     metric_calls=calls, lm_tokens=210 * calls, lm_cost=4e-5 * calls, seconds=calls
                 ),
@@ -142,7 +142,7 @@ def poisoned() -> DetailedResults:
     base = synthetic(30)
     near = (Likeness(None, POISON, text, 1.0, "name"),)
     trials = tuple(
-        replace(one, old_text=POISON, new_text=text, nearest=near if one.accepted else ())
+        replace(one, old_text=POISON, new_text=text, nearest=near)
         for one in base.trials
     )
     return replace(

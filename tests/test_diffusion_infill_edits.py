@@ -148,11 +148,12 @@ def test_copies_of_examples_are_refused_or_shown():
     assert all(trial.nearest == (None,) for trial in off.trials)
 
 
-def test_each_kept_edit_tells_the_nearest_example_and_nothing_of_it():
-    results = copying()
+def test_each_edit_kept_or_not_tells_the_nearest_example_and_nothing_of_it():
+    results = copying(acceptance=None)
+    assert {one.accepted for one in results.trials} == {True, False}
     for trial in results.trials:
         (nearest,) = trial.nearest
-        assert trial.accepted and nearest.kind is None and 0 < nearest.similarity <= 1
+        assert nearest.kind is None and 0 < nearest.similarity <= 1
         assert nearest.row in range(len(ROWS)) and nearest.field in ("text", "colour")
         assert nearest.text in trial.new_text.lower()
     assert "Zwiebelfisch" not in repr(results)

@@ -66,19 +66,23 @@ def shown_rows(tab) -> list[int]:
     )
 
 
+def trials_form(tab):
+    return tab.get_by_role("form", name="Filter the trials")
+
+
 def test_filters_and_sorting_work_by_mouse_and_keyboard(show):
     tab = show(page(RESULTS))
     assert shown_rows(tab) == list(range(1, 61))
-    tab.get_by_label("Outcome").select_option("kept")
+    trials_form(tab).get_by_label("Outcome").select_option("kept")
     kept = [trial.number for trial in RESULTS.trials if trial.accepted]
     assert shown_rows(tab) == kept
-    assert tab.locator("output").text_content() == f"{len(kept)} of 60 trials"
-    tab.get_by_label("Outcome").select_option("")
-    tab.get_by_label("Text").fill("CAREFULLY")
+    assert trials_form(tab).locator("output").text_content() == f"{len(kept)} of 60 trials"
+    trials_form(tab).get_by_label("Outcome").select_option("")
+    trials_form(tab).get_by_label("Text").fill("CAREFULLY")
     assert shown_rows(tab) == [
         t.number for t in RESULTS.trials if "carefully" in f"{t.old_text} {t.new_text}"
     ]
-    tab.get_by_label("Text").fill("")
+    trials_form(tab).get_by_label("Text").fill("")
     head = tab.get_by_role("button", name="Score")
     head.focus()
     tab.keyboard.press("Enter")
@@ -86,6 +90,23 @@ def test_filters_and_sorting_work_by_mouse_and_keyboard(show):
     scores = [f"{RESULTS.trials[number - 1].score:.3f}" for number in shown_rows(tab)]
     assert scores == sorted(scores, reverse=True)
     assert tab.locator("th[aria-sort=descending]").text_content() == "Score"
+
+
+def test_dropped_proposals_are_filtered_and_sorted_apart_from_trials(show):
+    tab = show(page(RESULTS))
+    tab.locator("#dropped summary").click()
+    form = tab.get_by_role("form", name="Filter the dropped proposals")
+    rows = tab.locator("#dropped-table tbody tr:not([hidden])")
+    listed = RESULTS.refused[-200:]
+    assert rows.count() == 200
+    form.get_by_label("Reason").select_option("copies example")
+    expected = [one for one in listed if one.reason == "copies_example"]
+    assert rows.count() == len(expected) > 1
+    assert form.locator("output").text_content() == f"{len(expected)} of 200 proposals"
+    tab.get_by_role("region", name="Dropped").get_by_role("button", name="Confidence").click()
+    shown = [float(text) for text in rows.locator("td:last-child").all_text_contents()]
+    assert shown == sorted(shown) == sorted(round(one.confidence, 2) for one in expected)
+    assert shown_rows(tab) == list(range(1, 61))
 
 
 def test_it_fits_a_phone_and_is_dark_in_the_dark(show):
@@ -105,7 +126,7 @@ def test_it_fits_a_phone_and_is_dark_in_the_dark(show):
     colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", colour))) > 700
     tab.emulate_media(media="print")
-    assert not tab.locator(".filters").is_visible()
+    assert not any(one.is_visible() for one in tab.locator(".filters").all())
 
 
 @pytest.mark.parametrize("width", [1280, 375])
@@ -175,15 +196,15 @@ def test_a_page_that_is_watched_takes_new_trials_and_keeps_filter_sorting_and_fo
         written(tmp_path, num_trials=5)
         tab.get_by_text("5 of 5 trials").wait_for()
         tab.get_by_role("button", name="Score").click()
-        tab.get_by_label("Outcome").select_option("kept")
-        tab.get_by_label("Outcome").focus()
+        trials_form(tab).get_by_label("Outcome").select_option("kept")
+        trials_form(tab).get_by_label("Outcome").focus()
         written(tmp_path, num_trials=40)
         tab.locator("output", has_text="of 40 trials").wait_for()
         assert set(tab.locator("tbody tr:not([hidden]) .badge.kept").all_text_contents()) == {
             "kept"
         }
         assert tab.locator("th[aria-sort]").text_content() == "Score"
-        assert tab.evaluate("document.activeElement.name") == "outcome"
+        assert tab.evaluate("document.activeElement.id") == "trial-kind"
         tab.close()
     finally:
         servers[0].should_exit = True

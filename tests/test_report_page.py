@@ -28,11 +28,15 @@ def test_a_page_of_1000_trials_is_under_a_megabyte(num_rows: int, is_graded: boo
     assert len(page(results).encode()) < 1_000_000
 
 
-def test_a_kept_edit_is_shown_with_the_example_that_is_nearest_to_it():
-    shown = re.findall(
-        r"<small>nearest to row 3 of the trainset: label “.*?”, 42%</small>", page(RESULTS)
-    )
-    assert len(shown) == RESULTS.counts.accepted > 0
+NEAREST = re.compile(r"<small>nearest to row 3 of the trainset: label “.*?”, 42%</small>")
+
+
+def test_each_edit_is_shown_with_the_example_that_is_nearest_to_it():
+    assert len(NEAREST.findall(page(RESULTS))) == len(RESULTS.trials) > RESULTS.counts.accepted > 0
+    many = synthetic(1000, num_rows=500)  # kept edits first, then the latest
+    text = page(many)
+    (shown,) = re.findall(r"nearest examples are shown for (\d+) trials", text)
+    assert 1000 > int(shown) == len(NEAREST.findall(text)) > many.counts.accepted
 
 
 def test_rows_gained_and_lost_are_shown_with_their_inputs_and_answers():
@@ -110,17 +114,17 @@ def test_a_search_that_is_going_on_or_kept_nothing_has_a_page():
 
 def test_rows_are_shown_one_by_one_where_there_is_room_first_of_the_trials_that_were_kept():
     def strips(text: str) -> set[int]:
-        rows = text.split("<tr data-o=")[1:]
+        rows = text.split("<tr data-k=")[1:]
         return {int(row.split('scope="row">')[1].split("<")[0]) for row in rows if "<svg" in row}
 
     small, large = synthetic(10, num_rows=500), synthetic(1000, num_rows=500)
     assert strips(page(small)) == set(range(1, 11))
-    assert "Single rows are shown for" not in page(small)
+    assert "nearest examples are shown for" not in page(small)
 
     text, kept = page(large), {one.number for one in large.trials if one.accepted}
     shown = strips(text)
     assert kept < shown and 1000 in shown and len(shown) < 1000
-    assert f"Single rows are shown for {len(shown)} trials" in text
+    assert f"Single rows and nearest examples are shown for {len(shown)} trials" in text
     assert len(text.encode()) < 1e6
 
 

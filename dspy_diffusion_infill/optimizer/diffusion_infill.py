@@ -177,7 +177,7 @@ class DiffusionInfill(Teleprompter):
             max_instruction_tokens: most tokens of a predictor's instructions, by the denoiser.
             max_growth: the same as a multiple of the student's, at least 1.
             leaks: ``"refuse"`` drops proposals that copy text of an example; ``"show"`` lets them
-                pass and says so in each kept trial's ``nearest``; ``"off"`` does neither.
+                pass and says so in each trial's ``nearest``; ``"off"`` does neither.
             guidance: ``"auto"`` screens by the likelihood of the gold responses, under the
                 program's LM where it can say it, else under the denoiser; a ``ResponseScorer`` is
                 used as it is; None, with ``filters=False``, is the paper's.

@@ -99,9 +99,9 @@ class Trial:
             None without guidance.
         accepted: whether the search went on from here.
         also: changes of further predictors in the same trial.
-        nearest: where the trial was kept, what each change copies from an example, or else the
-            example that is nearest to it; the predictor's own first, then as in ``also``. None
-            where there is no example, or with ``leaks="off"``.
+        nearest: what each change copies from an example, or else the example that is nearest to
+            it; the predictor's own first, then as in ``also``. None where there is no example, or
+            with ``leaks="off"``.
         spent: what the search had taken when the trial was scored; no part of a comparison.
     """
 

@@ -272,7 +272,7 @@ class Search:
         trial = replace(
             trial,
             spent=self.validator.budget.spent,
-            nearest=self._nearest(candidate) if accepted else (),
+            nearest=self._nearest(candidate),
         )
         self.trials.append(trial)
         self.tried.append(candidate)

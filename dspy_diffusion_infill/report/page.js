@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the trials; on a page that is watched, takes what is new.
+// Sorts and filters trials and dropped proposals; on a page that is watched, takes what is new.
 const value = (row, column) => {
   const text = row.cells[column].textContent.trim();
   const number = parseFloat(text.replace("−", "-"));
@@ -14,10 +14,11 @@ const sortBy = (table, column, descending) => {
   for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
   table.tHead.rows[0].cells[column].setAttribute("aria-sort", descending ? "descending" : "ascending");
 };
-const start = () => {
-  const table = document.getElementById("trial-table");
-  if (!table) return;
-  const form = document.querySelector(".filters");
+const forms = () => [...document.querySelectorAll(".filters")];
+const tableOf = (form) => document.getElementById(form.dataset.table);
+const fields = () => forms().flatMap((form) => [...form.querySelectorAll("[name]")]);
+const start = () => forms().forEach((form) => {
+  const table = tableOf(form);
   const rows = [...table.tBodies[0].rows];
   const filter = () => {
     const data = new FormData(form);
@@ -25,35 +26,36 @@ const start = () => {
     let shown = 0;
     for (const row of rows) {
       row.hidden =
-        (data.get("outcome") && row.dataset.o !== data.get("outcome")) ||
+        (data.get("kind") && row.dataset.k !== data.get("kind")) ||
         (data.get("predictor") && !row.dataset.p.split("\n").includes(data.get("predictor"))) ||
-        (text && !row.cells[2].textContent.toLowerCase().includes(text));
+        (text && !row.querySelector(".edit").textContent.toLowerCase().includes(text));
       shown += !row.hidden;
     }
-    form.querySelector("output").textContent = `${shown} of ${rows.length} trials`;
+    form.querySelector("output").textContent = `${shown} of ${rows.length} ${form.dataset.rows}`;
   };
   [...table.tHead.rows[0].cells].forEach((head, column) =>
     head.firstElementChild.addEventListener("click", () => sortBy(table, column, head.getAttribute("aria-sort") === "ascending")));
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   if ([...new FormData(form).values()].some(Boolean)) filter(); // a reload keeps what was chosen
-};
+});
 const refresh = async () => {
   const answer = await fetch(location.href, { cache: "no-store" });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const chosen = [...document.querySelectorAll(".filters [name]")].map((one) => [one.name, one.value]);
-  const sorted = document.querySelector("#trial-table th[aria-sort]");
-  const focused = document.activeElement && document.activeElement.name;
+  const chosen = Object.fromEntries(fields().map((one) => [one.id, one.value]));
+  const sorted = forms().map((form) => tableOf(form).querySelector("th[aria-sort]"));
+  const opened = [...document.querySelectorAll("details[id][open]")].map((one) => one.id);
+  const focused = document.activeElement && document.activeElement.id;
   document.querySelector("main").replaceWith(page.querySelector("main"));
   document.title = page.title;
-  for (const [name, text] of chosen) {
-    const one = document.querySelector(`.filters [name=${name}]`);
-    if (one) one.value = text;
-  }
+  for (const one of fields()) if (one.id in chosen) one.value = chosen[one.id];
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
   start();
-  if (sorted) sortBy(document.getElementById("trial-table"), sorted.cellIndex, sorted.getAttribute("aria-sort") === "descending");
-  const again = focused && document.querySelector(`.filters [name=${focused}]`);
+  for (const head of sorted) {
+    if (head) sortBy(document.getElementById(head.closest("table").id), head.cellIndex, head.getAttribute("aria-sort") === "descending");
+  }
+  const again = focused && document.getElementById(focused);
   if (again) again.focus();
 };
 // Paper opens nothing: what is closed is printed open, and is closed again.

@@ -55,7 +55,7 @@ def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) 
     told = told_trials(results)
     gained, lost = changed_rows(results)
     listed = gained[:_MOST_CHANGED], lost[:_MOST_CHANGED]
-    by_row = _by_row(told)
+    by_row, refused = _by_row(told), results.refused[-_MOST_REFUSED:]
     style, script = _file("page.css"), _file("page.js")
     return (
         _environment()
@@ -82,7 +82,9 @@ def page(results: DetailedResults, *, watched: bool = False, rows: bool = True) 
             outcomes=OUTCOMES,
             kinds={one.outcome for one in told},
             bars=_bars(results.counts),
-            refused=results.refused[-_MOST_REFUSED:],
+            refused=refused,
+            dropped_names=sorted({one.predictor for one in refused}),
+            reasons=sorted({one.reason.replace("_", " ") for one in refused}),
             snippet=snippet(results),
             used=_shown(results.settings.get("used", {})),
             options=_shown(results.settings.get("options", {})),
@@ -181,15 +183,17 @@ def _level(change: float, most: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _ByRow:
-    """A trial's rows one by one: as strips of colour, and their scores."""
+    """A trial's rows one by one: as strips of colour, their scores, and those near to its edits."""
 
     strip: Mapping[str, str]
     exact: str
+    near: Sequence[str]
 
     @property
     def size(self) -> int:
         """Characters in the page."""
-        return _MARKUP + len(self.exact) + sum(map(len, self.strip.values()))
+        parts = (self.exact, *self.near, *self.strip.values())
+        return _MARKUP + sum(map(len, parts))
 
 
 def _by_row(told: Sequence[Told]) -> dict[int, _ByRow]:
@@ -198,7 +202,8 @@ def _by_row(told: Sequence[Told]) -> dict[int, _ByRow]:
     for one in sorted(told, key=lambda one: (not one.trial.accepted, -one.trial.number)):
         signs = one.signs()
         kinds = (("same", 0), ("gained", 1), ("lost", -1))
-        rows = _ByRow({name: row_strip(signs, sign) for name, sign in kinds}, _exact(one.trial))
+        strip = {name: row_strip(signs, sign) for name, sign in kinds}
+        rows = _ByRow(strip, _exact(one.trial), _near(one.trial))
         room -= rows.size
         if room < 0:
             break
@@ -210,6 +215,7 @@ def _trial_row(told: Told, by_row: _ByRow | None) -> dict[str, Any]:
     trial = told.trial
     gain = trial.log_likelihood_gain
     edits = (trial, *trial.also)
+    near = by_row.near if by_row else _near(trial) if trial.accepted else ()
     return {
         "number": trial.number,
         "outcome": told.outcome,
@@ -219,9 +225,9 @@ def _trial_row(told: Told, by_row: _ByRow | None) -> dict[str, Any]:
                 "predictor": e.predictor,
                 "old": short(e.old_text),
                 "new": short(e.new_text),
-                "near": _near(near),
+                "near": row,
             }
-            for e, near in zip_longest(edits, trial.nearest[: len(edits)])
+            for e, row in zip_longest(edits, near[: len(edits)])
         ],
         "score": f"{trial.score:.3f}",
         "change": f"{told.change:+.3f}".replace("-", MINUS),
@@ -248,8 +254,12 @@ def _exact(trial: Trial) -> str:
     return ", ".join(runs)
 
 
-def _near(likeness: Likeness | None) -> str:
-    """What a kept edit has in common with an example."""
+def _near(trial: Trial) -> list[str]:
+    """What each edit of a trial has in common with an example."""
+    return [_nearest(likeness) for likeness in trial.nearest]
+
+
+def _nearest(likeness: Likeness | None) -> str:
     if likeness is None:
         return ""
     what = f"copies a {likeness.kind} of" if likeness.kind else "nearest to"
