@@ -142,8 +142,7 @@ def poisoned() -> DetailedResults:
     base = synthetic(30)
     near = (Likeness(None, POISON, text, 1.0, "name"),)
     trials = tuple(
-        replace(one, old_text=POISON, new_text=text, nearest=near)
-        for one in base.trials
+        replace(one, old_text=POISON, new_text=text, nearest=near) for one in base.trials
     )
     return replace(
         base,

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -8,7 +9,7 @@ from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
 from tqdm.auto import tqdm
 
 from dspy_diffusion_infill.optimizer import progress
-from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
+from dspy_diffusion_infill.optimizer.callbacks import RunEvent, SearchCallback
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.results import DetailedResults
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -41,31 +42,48 @@ def search(*, display_progress: bool) -> DetailedResults:
     return better.detailed_results
 
 
-def test_the_bar_shows_calls_the_best_score_and_calls_left(capsys: pytest.CaptureFixture[str]):
-    results = search(display_progress=True)
-    line = r"(\d+)/20 .*?best ([\d.]+), (\d+) edits kept, (\d+) calls left"
-    shown = re.findall(line, stderr(capsys))
-    assert shown[0] == ("5", "0.000", "0", "15"), "before the first trial"
-    kept = sum(trial.accepted for trial in results.trials)
-    last = (str(results.metric_calls), f"{results.score_after:.3f}", str(kept), "0")
-    assert shown[-1] == last == ("20", "1.000", str(kept), "0")
-    assert all(int(calls) + int(left) == 20 for calls, _, _, left in shown)
-
-
-def test_a_wide_terminal_shows_window_money_and_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_bar_shows_the_first_evaluation_calls_the_best_score_and_edits(
+    capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setenv("COLUMNS", "200")
-    prices = {"test/rule": (1000.0, 1000.0)}
-    compiled(max_metric_calls=20, max_seconds=600, prices=prices, display_progress=True)
-    *_, last = stderr(capsys).strip().splitlines()
-    words = r"0\.04\d\d USD, at most \d+ s more, in self: “[\w …]{8,24}”"
-    assert re.search(words, last), last
-    assert re.search(r"\d\d:\d\d<", last), "tqdm's own time left"
+    results = search(display_progress=True)
+    text = stderr(capsys)
+    first = re.findall(r"(\d)/20 \[.*?, first evaluation, (\d) of 5\]", text)
+    assert ("0", "0") in first and ("4", "4") in first
+    shown = re.findall(r"(\d+)/20 .*?best ([\d.]+), (\d+) kept", text)
+    assert shown[0] == ("5", "0.000", "0"), "before the first trial"
+    kept = sum(trial.accepted for trial in results.trials)
+    assert shown[-1] == (str(results.metric_calls), f"{results.score_after:.3f}", str(kept))
+    assert shown[-1][:2] == ("20", "1.000")
 
 
-def test_the_rate_leaves_out_the_calls_that_were_made_before_the_bar(
+@pytest.mark.parametrize(
+    ("columns", "caps", "words"),
+    [
+        (200, {"max_seconds": 600}, r"\$0\.\d{4}, \d+ s left, \d kept, self: “[\w …]{8,24}”"),
+        (80, {}, r"\$0\.\d{4}, \d kept, self: “[\w …]{8,20}”"),
+        (80, {"max_seconds": 600}, r"\$0\.\d{4}, \d+ s left, \d kept, “[\w …]{8,12}”"),
+        (75, {"max_seconds": 600}, r"\$0\.\d{4}, \d+ s left, “[\w …]{8,12}”"),
+    ],
+)
+def test_a_line_has_window_money_and_time_left_and_fits(
+    columns: int,
+    caps: dict[str, float],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    prices = {"test/rule": (1000.0, 1000.0)}
+    compiled(max_metric_calls=20, prices=prices, display_progress=True, **caps)
+    lines = stderr(capsys).strip().splitlines()
+    assert any(re.search(rf"best \d\.\d+, {words}\]", line) for line in lines), lines[-5:]
+    # Without a terminal tqdm's bar itself has ten columns; there it has those that are left.
+    assert max(len(line) for line in lines) <= columns + 9
+    assert re.search(r"20/20 \[\d\d:\d\d<\d\d:\d\d, best", lines[-1]), "tqdm's own time left"
+
+
+def test_the_rate_leaves_out_the_runs_that_the_journal_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     bars: list[tqdm[Any]] = []
 
@@ -74,13 +92,30 @@ def test_the_rate_leaves_out_the_calls_that_were_made_before_the_bar(
         return bars[-1]
 
     monkeypatch.setattr(progress, "tqdm", kept)
-    search(display_progress=True)
-    assert [(bar.initial, bar.n) for bar in bars] == [(5, 20)]
+    for _ in range(2):
+        compiled(max_metric_calls=20, log_dir=tmp_path, display_progress=True)
+    assert [(bar.initial, bar.n) for bar in bars] == [(0, 20), (20, 20)]
+
+
+def test_a_run_event_tells_how_far_which_evaluation_is():
+    events: list[RunEvent] = []
+
+    class Noting(SearchCallback):
+        def on_run(self, event: RunEvent) -> None:
+            events.append(event)
+
+    results = compiled(Noting(), max_metric_calls=30, num_threads=4).detailed_results
+    baseline = [one for one in events if one.about == "baseline"]
+    assert [one.ended for one in baseline] == [0, 1, 2, 3, 4, 5]
+    assert {(one.rows, one.replayed, one.most_metric_calls) for one in events} == {(5, 0, 30)}
+    begun = [one for one in events if one.ended == 0]
+    assert [one.about for one in begun] == ["baseline", *["trial"] * len(results.trials)]
+    assert [one.spent.metric_calls for one in begun] == list(range(0, results.metric_calls, 5))
 
 
 def test_without_display_progress_nothing_is_shown(capsys: pytest.CaptureFixture[str]):
     search(display_progress=False)
-    assert "infilling" not in stderr(capsys)
+    assert "first evaluation" not in stderr(capsys)
 
 
 def stderr(capsys: pytest.CaptureFixture[str]) -> str:

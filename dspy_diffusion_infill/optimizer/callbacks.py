@@ -1,8 +1,8 @@
 """What happens in a search, told to whoever wants to know: progress bar, run files, MLflow, yours.
 
 ``DiffusionInfill(callbacks=[…])`` takes subclasses of ``SearchCallback``. Their methods are called
-one after another in the thread of ``compile``. They cannot change the search. What a callback
-raises is logged and does not end the search; Ctrl-C does.
+one after another, all but ``on_run`` in the thread of ``compile``. They cannot change the search.
+What a callback raises is logged and does not end the search; Ctrl-C does.
 
 A search that is resumed from a journal tells everything again, from the beginning.
 """
@@ -14,7 +14,32 @@ from typing import Any
 import dspy
 
 from dspy_diffusion_infill.infiller.proposals import Proposal, Reason
+from dspy_diffusion_infill.optimizer.budget import Spent
 from dspy_diffusion_infill.optimizer.results import DetailedResults, Refused, Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """An evaluation begins, or a program run of it has ended.
+
+    Attributes:
+        about: what it is of: "baseline" (the student on the valset), "traced runs" (on the
+            trainset, for responses that have no label), "trial" or "holdout".
+        ended: rows whose runs have ended.
+        replayed: of these, the rows that the journal of an earlier process had.
+        rows: that the evaluation runs.
+        spent: by the whole search, without the run that has just ended and those under way.
+        most_metric_calls: as in ``StartEvent``.
+        max_seconds: as there.
+    """
+
+    about: str
+    ended: int
+    replayed: int
+    rows: int
+    spent: Spent
+    most_metric_calls: int
+    max_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +132,9 @@ class EndEvent:
 
 class SearchCallback:
     """Does nothing. A subclass overrides the methods that it needs."""
+
+    def on_run(self, event: RunEvent) -> None:
+        """As an evaluation begins and after each run of it, by any thread, one at a time."""
 
     def on_start(self, event: StartEvent) -> None:
         """Once, after the first evaluation."""

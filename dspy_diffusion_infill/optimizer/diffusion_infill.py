@@ -357,10 +357,10 @@ class DiffusionInfill(Teleprompter):
     def _searched(self, search: Search, cost: CostEstimate) -> dspy.Module:
         """The result of a search, from the first evaluation to the rows that were held out."""
         plan, validator = search.plan, search.validator
-        announcer = Announcer(search, self.search_callbacks, display_progress=self.display_progress)
+        announcer = Announcer(search, self.search_callbacks, cost, has_bar=self.display_progress)
         with best_on_exception(announcer.end), ends_at_a_cap(search):
             search.begin(first_evaluation(plan, validator, search.journal))
-            announcer.start(cost.metric_calls)
+            announcer.start()
             orders.run(search)
         with best_on_exception(announcer.end):
             score_holdout(search)

@@ -33,6 +33,8 @@ class JournaledRuns:
     """What a journal knows of the runs of one evaluation. Several threads may use it.
 
     Attributes:
+        about: what the evaluation is.
+        num_rows: that it runs.
         known: how the rows ended, by number, whose runs the journal has.
         lost: what runs took, by row number, that must be made again.
     """
@@ -59,7 +61,8 @@ class JournaledRuns:
         Raises:
             DataError: a line is damaged.
         """
-        self._journal, self._key, self._about, self._traces = journal, key, about, traces
+        self._journal, self._key, self._traces = journal, key, traces
+        self.about, self.num_rows = about, num_rows
         self.known: dict[int, Outcome] = {}
         self.lost: dict[int, Usage] = {}
         for number in range(num_rows):
@@ -71,7 +74,13 @@ class JournaledRuns:
             else:
                 self.known[number] = found
         self._failed = {n: one for n, one in self.known.items() if one.failure is not None}
+        self._ended = set(self.known)
         self._is_given_up = self._has_warned = False
+
+    @property
+    def num_ended(self) -> int:
+        """Rows whose runs have ended, those that the journal had included."""
+        return len(self._ended)
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -85,6 +94,7 @@ class JournaledRuns:
         Raises:
             OSError: it cannot be written.
         """
+        self._ended.add(number)
         if outcome.failure is not None:
             self._failed[number] = outcome
         usage = added(self.lost.get(number, ()), outcome.usage)
@@ -95,7 +105,7 @@ class JournaledRuns:
             value |= self._scored(outcome)
         elif outcome.failure is not None and not self._is_given_up:
             value["failure"] = [outcome.failure.text, outcome.failure.kind]
-        self._journal.put(self._key_of(number), value, about=self._about)
+        self._journal.put(self._key_of(number), value, about=self.about)
 
     def give_up(self) -> None:
         """Has the next process make the runs again that failed, now or later."""

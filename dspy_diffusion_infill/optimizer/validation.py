@@ -1,7 +1,7 @@
 """Scoring programs within a budget."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ class Validator:
         budget: what was spent, and of what there is room for.
         failure_kinds: how often each kind of exception was raised, with its first words.
         lowest: the lowest score that the metric has given, at most 0.
+        on_run: is called as an evaluation begins, and by several threads after each of its runs.
     """
 
     def __init__(self, scoring: Scoring, budget: Budget | None = None) -> None:
@@ -39,6 +40,7 @@ class Validator:
         self.scoring, self.budget = scoring, budget or Budget(scoring.caps)
         self.failure_kinds: Counter[str] = Counter()
         self.lowest = 0.0
+        self.on_run: Callable[[JournaledRuns], None] = lambda runs: None
         self._under_way: list[JournaledRuns] = []
         self._unanswered: list[JournaledRuns] = []
         self._num_unanswered = 0
@@ -118,6 +120,7 @@ class Validator:
         for outcome in runs.known.values():
             self.budget.replay(outcome.usage)
         self._under_way.append(runs)
+        self.on_run(runs)
         try:
             found = self._evaluate(program, rows, runs)
             self._check_failures(found if before is None else before.followed_by(found))
@@ -197,6 +200,7 @@ class Validator:
     def _ended(self, runs: JournaledRuns, number: int, outcome: Outcome) -> None:
         """Writes how the run of a row ended; raises TooManyFailuresError where the LM is gone."""
         runs.put(number, outcome)
+        self.on_run(runs)
         if reason := self._silence.reason_to_end(outcome):
             raise TooManyFailuresError(reason, runs.failures)
 
