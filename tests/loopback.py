@@ -55,10 +55,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def loopback(script: Script, *, port: int = 0, models: Sequence[str] = ()) -> Iterator[Loopback]:
+def loopback(
+    script: Script, *, port: int = 0, models: Sequence[str] = (), retry_after: int | None = 0
+) -> Iterator[Loopback]:
     """Serves ``script(number of the request, its body)``: a completion, a status, or raw bytes.
 
-    It lists ``models`` as vLLM does; a free port is taken where none is given.
+    It lists ``models`` as vLLM does; a free port is taken where none is given. What fails may be
+    asked again after so many seconds; with None the client decides.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,8 +84,8 @@ def loopback(script: Script, *, port: int = 0, models: Sequence[str] = ()) -> It
             reply = {"error": {"message": "slow down"}} if failed else _completion(body, answer)
             data = answer if isinstance(answer, bytes) else json.dumps(reply).encode()
             self.send_response(answer if isinstance(answer, int) else 200)
-            if failed:
-                self.send_header("Retry-After", "0")
+            if failed and retry_after is not None:
+                self.send_header("Retry-After", str(retry_after))
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

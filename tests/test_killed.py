@@ -14,7 +14,7 @@ import dspy
 import pytest
 from benchmarks.failures import FAILED, compile_flaky
 from killed import SEARCHES, THREADS, Clues, Killer, compiled, kill_once, started, uninterrupted
-from loopback import loopback
+from loopback import loopback, prompt_of
 
 from dspy_diffusion_infill.errors import TooManyErrors
 
@@ -178,3 +178,20 @@ def test_of_an_lm_that_mostly_fails_only_answers_are_scored_and_caps_hold():
     assert scores.count(FAILED) == found["failures"] > len(scores) // 2
     assert set(scores) == {FAILED, 0.0, 1.0}
     assert len(scores) == found["spent"][0] <= 50
+
+
+def test_a_call_that_fails_is_made_again_after_longer_and_longer_waits(wholes):
+    whole, num_calls = wholes["left_to_right"]
+    asked: list[tuple[float, str]] = []
+
+    def stumbling(number, body):
+        asked.append((time.monotonic(), prompt_of(body)))
+        return {5: 429, 6: 500}.get(number) or Killer()(number, body)
+
+    with loopback(stumbling, retry_after=None) as server:
+        found = compiled(None, server.url, "left_to_right", num_threads=1)
+    assert found == whole and len(asked) == num_calls + 2, "nothing is scored but answers"
+    first, second, third = asked[5:8]
+    assert first[1] == second[1] == third[1]
+    waits = second[0] - first[0], third[0] - second[0]
+    assert 0.5 < waits[0] < waits[1] < 8

@@ -144,6 +144,27 @@ def test_gepa_without_a_reflection_lm_then_infill():
     assert proposer._proposed
 
 
+def test_gepa_evolves_better_programs_without_a_reflection_lm():
+    student = Classifier()
+    student.label.signature = Review.with_instructions("Write one word for the text.")
+    gepa = dspy.GEPA(
+        is_right,
+        max_metric_calls=40,
+        instruction_proposer=InfillProposer(
+            loaded_once("smollm2-fs"), ROWS, num_proposals=4, sampling=Sampling(steps=2)
+        ),
+        add_format_failure_as_feedback=True,
+        use_merge=False,
+        track_stats=True,
+        num_threads=1,
+    )
+    with dspy.context(lm=embedded_lm(max_tokens=4)):
+        better = gepa.compile(student, trainset=ROWS, valset=ROWS)
+    scores = better.detailed_results.val_aggregate_scores
+    assert len(scores) > 1 and max(scores) > scores[0]
+    assert better.label.signature.instructions != student.label.signature.instructions
+
+
 def test_infill_then_bootstrap():
     bootstrap = dspy.BootstrapFewShot(
         metric=is_right, max_bootstrapped_demos=1, max_labeled_demos=2
