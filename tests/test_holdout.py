@@ -143,3 +143,33 @@ def test_the_report_shows_them(capsys):
 def test_a_wrong_share_is_refused(holdout, error):
     with pytest.raises(error, match=r"holdout must be .*0 to 0\.5, got holdout="):
         DiffusionInfill(holdout=holdout)
+
+
+def test_rows_of_their_own_are_held_out_and_the_search_has_all_others():
+    lm, engine = rule_lm(answer_if_told_briefly)
+    results = compile_with(
+        lm=lm, rows=MORE[:9], holdout=MORE[9:], max_metric_calls=120
+    ).detailed_results
+    assert len(results.scores_after) == 9 and results.num_holdout == 3
+    asked = rows_asked(engine.prompts)
+    assert asked[-6:-3] == asked[-3:] and not set(asked[-3:]) & set(asked[:-6])
+    assert sum(results.holdout_scores_after) / 3 == results.holdout_after
+    assert results.settings["options"]["holdout"] == "3 examples"
+    assert "# holdout: 3 examples" in results.settings["code"]
+    assert "# trainset: 9 examples" in results.settings["code"]
+
+
+@pytest.mark.parametrize(
+    ("holdout", "error", "words"),
+    [
+        ([], ValueError, "holdout is an empty list: give rows, or leave it out"),
+        ([*MORE[9:], MORE[2]], ValueError, r"holdout\[3\] is trainset\[2\] too"),
+        (["red"], TypeError, r"holdout\[0\] must be a dspy.Example, got"),
+        ([dspy.Example(text="it")], ValueError, r"holdout\[0\] does not say which"),
+    ],
+)
+def test_rows_that_cannot_be_held_out_are_refused_before_any_call(holdout, error, words):
+    lm, engine = rule_lm(answer_if_told_briefly)
+    with pytest.raises(error, match=words):
+        compile_with(lm=lm, rows=MORE[:9], holdout=holdout, max_metric_calls=120)
+    assert engine.prompts == []

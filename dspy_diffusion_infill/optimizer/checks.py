@@ -223,14 +223,6 @@ def check_amount(name: str, amount: Any, *, unit: str) -> float | None:
     return None if amount is None else float(amount)
 
 
-def check_share(name: str, share: Any) -> float | None:
-    """Raises unless it is None or a number from 0 to a half."""
-    if share is None:
-        return None
-    check_number(name, share, "a number from 0 to 0.5", lambda given: 0 <= given <= 0.5)
-    return float(share)
-
-
 def check_auto(auto: Any, *, max_metric_calls: int | None) -> Auto | None:
     """Raises unless it names a budget, and no other budget of metric calls is given."""
     if auto is None:

@@ -79,6 +79,8 @@ def description(value: Any) -> str:
         options = "".join(f", {k}={v!r}" for k, v in told.items() if v is not None)
         name = _qualified(type(value)).replace("dspy.clients.lm.LM", "dspy.LM")
         return one_line(f"{name}({str(value.model)!r}{options}), without key and address")
+    if isinstance(value, list) and all(isinstance(one, dspy.Example) for one in value):
+        return f"{len(value)} examples"
     if inspect.isroutine(value) or isinstance(value, type):
         return one_line(f"{_qualified(value)}, a {type(value).__name__}")
     name = getattr(value, "name", None)

@@ -116,9 +116,8 @@ def records_of(search: Search) -> DetailedResults:
         guidance=None if plan.guide is None else plan.guide.scorer.name,
         skipped=dict(search.skipped),
         end_reason=search.end_reason,
-        holdout_before=None if search.holdout is None else search.holdout[0].mean,
-        holdout_after=None if search.holdout is None else search.holdout[1].mean,
         num_holdout=len(plan.holdout),
+        **_of_holdout(search.holdout),
         lm_tokens=search.validator.budget.lm_tokens,
         lm_cost=search.validator.budget.lm_cost,
         p_value=_p_value(search.best.scores, baseline.scores),
@@ -131,6 +130,18 @@ def records_of(search: Search) -> DetailedResults:
         settings=search.settings,
         versions=versions(),
     )
+
+
+def _of_holdout(scored: tuple[Evaluation, Evaluation] | None) -> dict[str, Any]:
+    if scored is None:
+        return {}
+    before, after = scored
+    return {
+        "holdout_before": before.mean,
+        "holdout_after": after.mean,
+        "holdout_scores_before": before.scores,
+        "holdout_scores_after": after.scores,
+    }
 
 
 @lru_cache(maxsize=8)  # asked for after every trial

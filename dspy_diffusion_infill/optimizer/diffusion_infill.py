@@ -30,7 +30,7 @@ from dspy_diffusion_infill.optimizer.endings import (
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate, estimate
 from dspy_diffusion_infill.optimizer.first_evaluation import first_evaluation
 from dspy_diffusion_infill.optimizer.guidance import Guidance, Signal
-from dspy_diffusion_infill.optimizer.holdout import score_holdout
+from dspy_diffusion_infill.optimizer.holdout import check_holdout, score_holdout
 from dspy_diffusion_infill.optimizer.options import (
     Auto,
     ExampleDraw,
@@ -91,7 +91,7 @@ class DiffusionInfill(Teleprompter):
         examples: ExampleDraw | None = None,
         parents: Parents = "best",
         patience: int | None = None,
-        holdout: float | None = None,
+        holdout: float | Sequence[dspy.Example] | None = None,
         predictors: Sequence[str] | None = None,
         parts: Sequence[Parts] = ("instructions",),
         protect: Protect = (),
@@ -162,9 +162,9 @@ class DiffusionInfill(Teleprompter):
                 several predictors tried at once. ``"best"``: the best one, as the paper does.
             patience: rounds over all windows in which nothing is kept, after which an adaptive
                 search ends; None is no limit.
-            holdout: share of the valset, 0 to 0.5, that takes no part in the search. Student and
-                result are scored on it once at the end, within the caps. None is 0.25 where the
-                valset has 40 rows or more, else 0.
+            holdout: rows that take no part in the search, or the share of the valset, 0 to 0.5,
+                that does not. Student and result are scored on them once at the end, within the
+                caps. None is 0.25 where the valset has 40 rows or more, else 0.
             predictors: names of the predictors to optimise; None is all.
             parts: which texts of them are edited; ``"field_descriptions"`` and ``"prefixes"`` are
                 those of output fields, where the adapter shows them.
@@ -233,7 +233,7 @@ class DiffusionInfill(Teleprompter):
         checks.check_choices(**kind, parents=parents, leaks=leaks, signal=signal)
         checks.check_order_options(self.order, sweeps=sweeps, parents=parents, patience=patience)
         self.parents, self.patience, self.leaks = parents, patience, leaks
-        self.holdout = checks.check_share("holdout", holdout)
+        self.holdout = check_holdout(holdout)
         self.predictors, self.parts = checks.check_names(predictors), checks.check_parts(parts)
         self.protect = checks.check_protect(protect)
         self.protect_structure = check_flag("protect_structure", protect_structure)

@@ -1,8 +1,10 @@
 """How a search scores programs, and how wide and long it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal
+
+import dspy
 
 from dspy_diffusion_infill.denoisers.protocol import Sampling
 from dspy_diffusion_infill.identity import describe
@@ -20,6 +22,7 @@ Order = Literal["adaptive", "left_to_right", "random"]
 Validation = Literal["racing", "full"]
 ExampleDraw = Literal["failures", "random"]
 Parents = Literal["pool", "best"]
+Holdout = float | Sequence[dspy.Example] | None
 
 CHOICES: Mapping[str, Any] = {
     "order": Order,
@@ -43,6 +46,11 @@ Auto = Literal["light", "medium", "heavy"]
 
 RUNS_PER_ROW: Mapping[Auto, int] = {"light": 20, "medium": 50, "heavy": 120}
 """What ``auto`` allows: evaluations of the whole valset, the first one included."""
+
+
+def default_auto(order: Order) -> Auto | None:
+    """What ``auto`` is where no budget of runs is given: None where the order ends by itself."""
+    return None if order == "left_to_right" else "light"
 
 
 def kind_of_search(
@@ -91,8 +99,8 @@ class SearchOptions:
         validation: ``racing`` ends a trial that can hardly win; ``full`` is the paper's.
         examples: which worked examples a context draws: ``random`` is each alike.
         parents: which programs are edited: ``best`` is the paper's.
-        holdout: share of the valset that takes no part, and is scored at the end; None is a
-            quarter of a valset of 40 rows or more.
+        holdout: share of the valset that takes no part, and is scored at the end, or such rows;
+            None is a quarter of a valset of 40 rows or more.
         patience: rounds over all windows of all neighbourhoods in which nothing is kept, after
             which a search ends; None is no end where something else ends it.
     """
@@ -116,7 +124,7 @@ class SearchOptions:
     examples: ExampleDraw
     parents: Parents = "best"
     patience: int | None = None
-    holdout: float | None = None
+    holdout: Holdout = None
     protect_structure: bool = True
     leaks: Leaks = "refuse"
     bounds: Bounds = NO_BOUNDS

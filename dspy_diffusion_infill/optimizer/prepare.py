@@ -19,9 +19,9 @@ from dspy_diffusion_infill.infiller.infiller import Infiller
 from dspy_diffusion_infill.optimizer.acceptance import acceptance_of
 from dspy_diffusion_infill.optimizer.checks import check_data
 from dspy_diffusion_infill.optimizer.guidance import guide_for, labels_of_rows
-from dspy_diffusion_infill.optimizer.holdout import split_holdout
+from dspy_diffusion_infill.optimizer.holdout import check_held_out, split_holdout
 from dspy_diffusion_infill.optimizer.metrics import with_metric
-from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions
+from dspy_diffusion_infill.optimizer.options import Scoring, SearchOptions, default_auto
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.repeats import check_noise
 from dspy_diffusion_infill.optimizer.spending import check_caps, spending_of
@@ -66,6 +66,7 @@ def prepare(
     rows, val, teacher = check_data(
         student, trainset, valset, teacher, has_lm=validation_lm is not None
     )
+    check_held_out(options.holdout, student, trainset=rows, valset=val)
     # 2. The program that trials change, and its instructions.
     base, names, before = base_of(student, options.predictors, validation_lm, options.parts)
     # 3. The metric, the rows that take no part, and what guides the search and decides.
@@ -78,7 +79,7 @@ def prepare(
     # 4. What runs cost: those of the student, and of a teacher where rows lack labels.
     wanted = needs_traces(base, names, rows)
     programs = [base, teacher] if teacher is not None and wanted else [base]
-    spending = spending_of(programs, [*rows, *val], scoring.prices)
+    spending = spending_of(programs, [*rows, *val, *held], scoring.prices)
     # 5. The plan, which must be possible within budget and context.
     plan = Plan(
         student=student,
@@ -124,8 +125,8 @@ def _complete(
             "that are scored, and guidance looks at the trainset; leave valset out"
         )
     data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
-    default = None if options.order == "left_to_right" else "light"
-    return with_metric(scoring.for_rows(len(val), default=default), output_fields(base), data)
+    budgeted = scoring.for_rows(len(val), default=default_auto(options.order))
+    return with_metric(budgeted, output_fields(base), data)
 
 
 def _check_contexts(plan: Plan) -> None:

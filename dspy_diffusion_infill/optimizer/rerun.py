@@ -1,7 +1,7 @@
 """The Python code that runs a search again, written while its objects are at hand."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,8 @@ def _data(plan: Plan) -> dict[str, str]:
     own = _models(one.lm for one in all_predictors(plan.student).values())
     student = description(plan.student) + (f", with LMs of its own: {own}" if own else "")
     has_valset = plan.valset is not plan.trainset
-    train, val = len(plan.trainset), len(plan.valset) + len(plan.holdout)
+    is_own = isinstance(plan.options.holdout, Sequence)  # else they were rows of the valset
+    train, val = len(plan.trainset), len(plan.valset) + (0 if is_own else len(plan.holdout))
     data = {"student": student, "trainset": f"{train if has_valset else val} examples"}
     if has_valset:
         data["valset"] = f"{val} examples"

@@ -190,6 +190,8 @@ class DetailedResults:
             were, or where a cap left no room for them.
         holdout_after: that of the best program.
         num_holdout: how many rows were held out.
+        holdout_scores_before: metric of each of them under the student; empty where not scored.
+        holdout_scores_after: that under the best program.
         lm_tokens: prompt and completion tokens that the LMs of program and metric took, over all
             processes of a resumed search.
         lm_cost: what they cost, USD; None where a price is unknown.
@@ -230,6 +232,8 @@ class DetailedResults:
     holdout_before: float | None = None
     holdout_after: float | None = None
     num_holdout: int = 0
+    holdout_scores_before: Scores = ()
+    holdout_scores_after: Scores = ()
     lm_tokens: int = 0
     lm_cost: float | None = None
     p_value: float = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from dspy_diffusion_infill.optimizer.code import NotCodeError, code_of
+from dspy_diffusion_infill.optimizer.code import NotCodeError, code_of, description
 from dspy_diffusion_infill.optimizer.plan import Plan
 from dspy_diffusion_infill.optimizer.rerun import rerun_code
 from dspy_diffusion_infill.programs import all_predictors
@@ -78,6 +78,8 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], dspy.Example):
+        return description(value)
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     if isinstance(value, dspy.BaseLM):

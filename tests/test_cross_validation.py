@@ -1,0 +1,158 @@
+"""Every row is held out once, folds share a budget, and the best program of all is the result."""
+
+import re
+from dataclasses import replace
+
+import dspy
+import pytest
+from doubles import WordDenoiser, rule_lm
+from test_diffusion_infill import TASK, answer_if_told_briefly, program
+
+from dspy_diffusion_infill.optimizer.cross_validation import CrossValidated, FoldScores
+from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
+from dspy_diffusion_infill.programs import instructions_of
+from dspy_diffusion_infill.template_adapter import TemplateAdapter
+
+COLOURS = ["red", "blue", "green", "grey", "pink", "black", "white"]
+ROWS = [
+    dspy.Example(text=f"number {number} is {colour}", colour=colour).with_inputs("text")
+    for number, colour in enumerate(COLOURS)
+]
+
+
+def optimizer(denoiser=None, **options) -> DiffusionInfill:
+    quiet = {"guidance": None, "num_threads": 1, "display_progress": False, "seed": 2}
+    return DiffusionInfill(None, denoiser or WordDenoiser(), **{**quiet, **options})
+
+
+def validated(rule=answer_if_told_briefly, *, folds=3, rows=ROWS, lm=None, **options):
+    with dspy.context(lm=lm or rule_lm(rule)[0], adapter=TemplateAdapter()):
+        return CrossValidated(optimizer(**options), folds=folds).compile(program(), rows)
+
+
+def outcome(program: dspy.Module) -> FoldScores:
+    """Without the denoiser's passes, which a search that is resumed leaves out."""
+    found = program.fold_scores
+    return replace(found, folds=tuple(replace(one, denoiser_passes=0) for one in found.folds))
+
+
+def test_every_row_is_held_out_once_and_not_seen_before():
+    lm, engine = rule_lm(answer_if_told_briefly)
+    denoiser = WordDenoiser()
+    better = validated(lm=lm, denoiser=denoiser, max_metric_calls=180)
+    scores = better.fold_scores
+    assert [one.num_holdout for one in scores.folds] == [3, 2, 2]
+    assert [len(one.scores_after) for one in scores.folds] == [4, 5, 5]
+    assert len(scores.scores_before) == len(scores.scores_after) == len(ROWS)
+    texts = [re.findall(r"number (\d)", prompt)[-1] for prompt in engine.prompts]
+    held, start = [], 0
+    for one in scores.folds:
+        asked = texts[start : start + one.metric_calls]
+        start += one.metric_calls
+        runs = one.num_holdout * (2 if one.counts.accepted else 1)
+        held.append(set(asked[-runs:]))
+        assert not held[-1] & set(asked[:-runs])
+    assert sorted(number for one in held for number in one) == sorted(map(str, range(7)))
+    assert start == len(texts) == better.total_calls
+
+
+def test_the_gain_is_that_on_rows_which_a_search_did_not_see():
+    def right_if_asked_for_a_word(prompt: str) -> str:
+        asked_for = re.search(r"\b(?:only|word)\b", prompt)
+        return re.findall(r"is (\w+)", prompt)[-1] if asked_for else "no idea"
+
+    scores = validated(right_if_asked_for_a_word, max_metric_calls=240).fold_scores
+    told = [bool(re.search("only|word", one.instructions_after["self"])) for one in scores.folds]
+    assert any(told) and scores.scores_before == (0.0,) * 7
+    sizes = [one.num_holdout for one in scores.folds]
+    expected = [float(is_told) for is_told, n in zip(told, sizes, strict=True) for _ in range(n)]
+    assert list(scores.scores_after) == expected
+    assert scores.gain == pytest.approx(sum(expected) / 7)
+    assert scores.p_value < 0.1
+    assert f"{100 * scores.gain:+.1f} points on 7 rows that were not seen" in str(scores)
+
+
+def test_the_result_is_the_fold_with_the_highest_mean_over_all_rows():
+    better = validated(max_metric_calls=240)
+    scores = better.fold_scores
+    means = [
+        (sum(one.scores_after) + sum(one.holdout_scores_after)) / len(ROWS) for one in scores.folds
+    ]
+    assert scores.chosen == means.index(max(means))
+    chosen = scores.folds[scores.chosen]
+    assert instructions_of(better) == chosen.instructions_after
+    assert better.detailed_results == chosen
+
+
+def test_a_student_that_no_fold_improves_is_the_result():
+    better = validated(lambda prompt: "no idea", max_metric_calls=100)
+    assert better.fold_scores.chosen is None and better.fold_scores.gain == 0.0
+    assert instructions_of(better) == {"self": TASK} and not hasattr(better, "detailed_results")
+
+
+@pytest.mark.parametrize(
+    "caps", [{"max_metric_calls": 150}, {"auto": "light"}, {}, {"max_lm_tokens": 3000}]
+)
+def test_the_caps_are_for_all_folds_together(caps):
+    lm, _ = rule_lm(answer_if_told_briefly)
+    lm.kwargs["max_tokens"] = 1
+    better = validated(lm=lm, **caps)
+    most = caps.get("max_metric_calls", 20 * len(ROWS))
+    assert better.total_calls <= most
+    assert sum(one.lm_tokens for one in better.fold_scores.folds) <= caps.get("max_lm_tokens", 1e9)
+
+
+def test_equal_seeds_give_equal_results_and_a_folder_is_gone_on_with(tmp_path):
+    first = validated(max_metric_calls=120, log_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold-1", "fold-2", "fold-3"]
+    lm, engine = rule_lm(answer_if_told_briefly)
+    again = validated(lm=lm, max_metric_calls=120, log_dir=tmp_path)
+    assert engine.prompts == []
+    whole = validated(max_metric_calls=120)
+    assert outcome(again) == outcome(first) == outcome(whole)
+
+
+def test_an_error_carries_the_best_program_of_the_folds_before_it():
+    lm, engine = rule_lm(answer_if_told_briefly)
+    most = validated(max_metric_calls=240).fold_scores.folds[0].metric_calls
+
+    def breaks(prompt: str) -> str:
+        if len(engine.prompts) > most + 10:
+            raise KeyboardInterrupt
+        return answer_if_told_briefly(prompt)
+
+    lm, engine = rule_lm(breaks)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        validated(lm=lm, max_metric_calls=240)
+    scores = caught.value.best_program.fold_scores
+    assert isinstance(scores, FoldScores) and len(scores.folds) == 2
+    assert instructions_of(caught.value.best_program) != {"self": TASK}
+
+
+def test_the_estimate_is_one_of_each_fold():
+    with dspy.context(lm=rule_lm(answer_if_told_briefly)[0], adapter=TemplateAdapter()):
+        one = CrossValidated(optimizer(max_metric_calls=120), folds=3)
+        estimates = one.estimate(program(), ROWS)
+    assert [estimate.metric_calls for estimate in estimates] == [40, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"folds": 7}, "folds=7 needs 8 rows or more, and the trainset has 7: give fewer folds"),
+        ({"rows": [*ROWS, ROWS[2]]}, r"trainset\[2\] and trainset\[7\] are the same"),
+        ({"folds": 1}, "folds must be .*, got folds=1"),
+        ({"holdout": 0.25}, "a holdout of its own: leave it out"),
+        ({"max_metric_calls": 20}, "max_metric_calls=6 does not cover"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_call(arguments, words):
+    lm, engine = rule_lm(answer_if_told_briefly)
+    with pytest.raises(ValueError, match=words):
+        validated(lm=lm, **arguments)
+    assert engine.prompts == []
+
+
+def test_another_optimizer_is_refused():
+    with pytest.raises(TypeError, match="optimizer must be a DiffusionInfill, got COPRO"):
+        CrossValidated(dspy.COPRO(metric=None))
