@@ -3,9 +3,9 @@
     git worktree add --detach OLD 3f0530f
     python tests/benchmarks/compile_speed.py --against OLD --data FOLDER... --tasks NAME,NAME
 
-For the demo's reviews and each task: 16 rows, the embedded pair, a budget of metric calls, seed 0, one
-thread. Each search runs in a process of its own, one after another; models are loaded before the
-clock starts. The older default went from left to right and ended when nothing more was let through;
+For the demo's reviews and each task: 16 rows, the embedded pair, a budget of metric calls, seed 0,
+one thread. Each search runs in a process of its own (``compile_once.py``), one after another; models
+are loaded before the clock starts. The older default went from left to right and ended when nothing more was let through;
 today's default spends its budget. So today's search from left to right stands beside both. The
 older checkout has the adapter that it shipped, whose proposals are other ones.
 """
@@ -26,37 +26,6 @@ SEARCHES: dict[str, dict[str, Any]] = {
     'default, "context"': {"cache": "context"},
 }
 OLDER = "older default"
-CHILD = """
-import json, resource, sys, time
-import dspy
-from dspy_diffusion_infill import DiffusionInfill, Sampling, TemplateAdapter, embedded_lm, load_denoiser
-given = json.loads(sys.stdin.read())
-rows = [dspy.Example(row).with_inputs("input") for row in given["rows"]]
-program = dspy.Predict(dspy.Signature("input -> output", given["instructions"]))
-
-def is_right(example, prediction, trace=None):
-    folded = " ".join(str(prediction.output).lower().split()).removesuffix(".")
-    return float(folded in {" ".join(text.lower().split()).removesuffix(".") for text in example.outputs})
-
-denoiser, lm = load_denoiser("smollm2-fs"), embedded_lm(cache=False)
-cache = given["options"].pop("cache", None)
-if cache:
-    given["options"]["sampling"] = Sampling(cache=cache)
-with dspy.context(lm=lm, adapter=TemplateAdapter()):
-    program(input=rows[0].input)
-    denoiser.encode("warm")
-    optimizer = DiffusionInfill(
-        is_right, denoiser, max_metric_calls=given["calls"], seed=0, max_errors=len(rows),
-        num_threads=1, display_progress=False, **given["options"],
-    )
-    cpu, started = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), time.perf_counter()
-    results = optimizer.compile(program, rows).detailed_results
-    seconds = time.perf_counter() - started
-    cpu = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - cpu
-print(json.dumps({"seconds": seconds, "cpu": cpu, "calls": results.metric_calls,
-    "passes": results.denoiser_passes, "trials": len(results.trials),
-    "before": results.score_before, "after": results.score_after}))
-"""
 
 
 def run(checkout: Path, task: Any, options: dict[str, Any], calls: int) -> dict[str, Any]:
@@ -70,7 +39,7 @@ def run(checkout: Path, task: Any, options: dict[str, Any], calls: int) -> dict[
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # asks no network
     done = subprocess.run(
-        [sys.executable, "-c", CHILD],
+        [sys.executable, str(Path(__file__).with_name("compile_once.py"))],
         input=json.dumps(given),
         capture_output=True,
         text=True,
