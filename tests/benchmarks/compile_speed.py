@@ -4,10 +4,11 @@
     python tests/benchmarks/compile_speed.py --against OLD --data FOLDER... --tasks NAME,NAME
 
 For the demo's reviews and each task: 16 rows, the embedded pair, a budget of metric calls, seed 0,
-one thread. Each search runs in a process of its own (``compile_once.py``), one after the
-other; models are loaded before the clock starts. The older default went from left to right and ended when nothing
-more was let through; today's default spends its budget. So today's search from left to right stands
-beside both. The older checkout has the adapter that it shipped, whose proposals are other ones.
+one thread. Each search runs in a process of its own (``compile_once.py``), one after the other;
+models are loaded before the clock starts. The older default went from left to right and ended when
+nothing more was let through; today's default spends its budget. So today's search from left to
+right stands beside both. The older checkout has the adapter that it shipped, whose proposals are
+other ones.
 """
 
 import argparse
