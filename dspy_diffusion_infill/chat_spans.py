@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-Turn = tuple[str, str]
+ChatTurn = tuple[str, str]
 """(role, content)"""
+Message = dict[str, str]
+"""The same as DSPy and chat templates take it: ``role`` and ``content`` by name."""
 
 _PLACE = "\ue000content\ue001"  # private characters, which no template writes
 
@@ -45,7 +47,7 @@ class RenderedChat:
     spans: tuple[ContentSpan, ...]
 
 
-def render_chat(renderer: ChatRenderer, turns: Sequence[Turn]) -> RenderedChat:
+def render_chat(renderer: ChatRenderer, turns: Sequence[ChatTurn]) -> RenderedChat:
     """Renders the turns and finds their contents; templates may strip what they are given."""
     text = renderer.render([{"role": role, "content": content} for role, content in turns])
     markers = turn_markers(renderer, tuple(role for role, _ in turns))

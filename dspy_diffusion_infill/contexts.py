@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 
+from dspy_diffusion_infill.chat_spans import Message
 from dspy_diffusion_infill.programs import Part, signature_with
 from dspy_diffusion_infill.shortening import shorter, size_of
 from dspy_diffusion_infill.template_adapter import TemplateAdapter, field_lines
@@ -22,7 +23,6 @@ from dspy_diffusion_infill.windows import Window
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 """Noncharacters: Unicode keeps them for a program's own use, so the values of examples, into which
 private-use characters find their way from web pages and PDFs, do not hold them."""
-Message = dict[str, str]
 
 _MARKED = re.compile(rf"{OPEN}[^{CLOSE}]*{CLOSE}")
 _SHORTEST_VALUE = 64  # characters that a field value keeps when contexts are shortened

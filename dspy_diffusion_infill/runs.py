@@ -27,7 +27,7 @@ from dspy_diffusion_infill.outcomes import Evaluation, Failure, Outcome, Trace
 from dspy_diffusion_infill.shortening import in_short
 from dspy_diffusion_infill.time_limits import within
 
-Score = Callable[[dspy.Example, Any], float]
+ScoreFunction = Callable[[dspy.Example, Any], float]
 
 
 class TooManyFailuresError(Exception):
@@ -49,7 +49,7 @@ class _OverError(BaseException):
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
-    score: Score,
+    score: ScoreFunction,
     *,
     num_threads: int | None = None,
     max_errors: int | None = None,
@@ -156,7 +156,7 @@ class _Runs:
     def __init__(
         self,
         program: dspy.Module,
-        score: Score,
+        score: ScoreFunction,
         failure_score: float,
         max_errors: int | None,
         run_timeout: float | None,

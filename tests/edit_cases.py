@@ -16,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from dspy_diffusion_infill.infiller.proposals import Proposal, touches_protected
 from dspy_diffusion_infill.marks import read_marks
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
-from dspy_diffusion_infill.optimizer.neighbourhoods import NUM_LEVELS, Text, neighbourhood
+from dspy_diffusion_infill.optimizer.neighbourhoods import NUM_LEVELS, MaskableText, neighbourhood
 from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import Prefix, SlidingWindow
@@ -131,7 +131,7 @@ def lost_after_edits(case: Case, seed: int, num_edits: int = 12) -> tuple[list[s
     encode = rng.choice([CharacterDenoiser().encode, WordDenoiser().encode])
     maskings = [SlidingWindow(window=rng.choice([1, 3, 8]), stride=1), Prefix(4)]
     for _ in range(num_edits):
-        seen = Text(text, encode(text).offsets, protection.spans(text))
+        seen = MaskableText(text, encode(text).offsets, protection.spans(text))
         found = neighbourhood(seen, maskings[:1], rng.randrange(NUM_LEVELS))
         found += maskings[1].windows(text, seen.offsets, seen.protected)
         if not found:

@@ -22,7 +22,7 @@ def task(tmp_path: Path) -> Path:
 # The user's own rows
 
 
-def own_rows(path: Path, seed: int = 0) -> demo_run.Rows:
+def own_rows(path: Path, seed: int = 0) -> demo_run.DemoRows:
     return demo_run.own_rows(path, "note", "colour", seed)
 
 

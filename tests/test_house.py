@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -284,6 +285,20 @@ def functions_of(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.Fun
         if isinstance(node, FUNCTIONS):
             yield inner.removesuffix("."), node
         yield from functions_of(node, inner)
+
+
+def test_a_public_name_of_a_class_or_a_type_stands_for_one_thing():
+    places = defaultdict[str, list[str]](list)
+    for path in sources():
+        for node in ast.parse(text_of(path)).body:
+            is_alias = isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript)
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            names += [t.id for t in node.targets if isinstance(t, ast.Name)] if is_alias else []
+            for name in names:
+                if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+                    places[name].append(module_name(path))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert twice == {} and len(places) > 200
 
 
 def test_no_module_is_named_after_nothing():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_diffusion_infill.optimizer.neighbourhoods import NUM_LEVELS, Text, neighbourhood
+from dspy_diffusion_infill.optimizer.neighbourhoods import NUM_LEVELS, MaskableText, neighbourhood
 from dspy_diffusion_infill.protection import merge_spans
 from dspy_diffusion_infill.windows import Prefix, SlidingWindow
 
@@ -14,15 +14,15 @@ BASE = SlidingWindow(window=2, stride=1, mask=2)
 WORDS = "one two three four five six"
 
 
-def as_text(instructions: str, *protected: str) -> Text:
+def as_text(instructions: str, *protected: str) -> MaskableText:
     offsets = [match.span() for match in re.finditer(r"\s*\S+|\s+", instructions)]
     spans = [
         match.span() for one in protected for match in re.finditer(re.escape(one), instructions)
     ]
-    return Text(instructions, offsets, merge_spans(spans))
+    return MaskableText(instructions, offsets, merge_spans(spans))
 
 
-def pieces(text: Text, level: int) -> list[list[tuple[str, int]]]:
+def pieces(text: MaskableText, level: int) -> list[list[tuple[str, int]]]:
     """What each window takes out, and the masks that it puts in."""
     return [
         [(text.instructions[p.start : p.end], p.num_masks) for p in window.pieces]
@@ -75,7 +75,7 @@ def test_a_scheme_of_the_users_own_has_no_wider_levels():
 def test_no_level_touches_protected_text(instructions, level):
     braces = [match.span() for match in re.finditer(r"\{[^{}]*\}", instructions)]
     plain = as_text(instructions)
-    text = Text(plain.instructions, plain.offsets, merge_spans(braces))
+    text = MaskableText(plain.instructions, plain.offsets, merge_spans(braces))
     for window in neighbourhood(text, (BASE,), level):
         for piece in window.pieces:
             assert not any(piece.start < end and start < piece.end for start, end in braces)

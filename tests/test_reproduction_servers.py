@@ -12,7 +12,7 @@ import pytest
 from dspy_diffusion_infill.errors import ExperimentError
 from dspy_diffusion_infill.reproduction import servers as servers_module
 from dspy_diffusion_infill.reproduction.experiment import ModelSpec
-from dspy_diffusion_infill.reproduction.servers import Servers
+from dspy_diffusion_infill.reproduction.servers import RunningServers
 
 STAND_IN = Path(__file__).with_name("loopback.py")
 
@@ -28,26 +28,26 @@ def served(model: str) -> ModelSpec:
 
 
 @pytest.fixture
-def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServers]:
     monkeypatch.setattr(servers_module, "_PAUSE", 0.05)
     specs = {name: served(f"org/{name}") for name in ("judge", "writer")}
     broken = ModelSpec(lm="hosted_vllm/x", options={"api_base": "http://127.0.0.1:9/v1"})
     specs["broken"] = ModelSpec(
         lm=broken.lm, options=broken.options, serve=f"{sys.executable} -c 1/0"
     )
-    made = Servers(specs, tmp_path / "servers")
+    made = RunningServers(specs, tmp_path / "servers")
     yield made
     made.stop()
 
 
-def answer(servers: Servers, name: str) -> str:
+def answer(servers: RunningServers, name: str) -> str:
     body = {"model": name, "messages": [{"role": "user", "content": "Judge."}]}
     base = servers.specs[name].options["api_base"]
     found = httpx.post(f"{base}/chat/completions", json=body).json()
     return found["choices"][0]["message"]["content"]
 
 
-def test_servers_are_up_while_cells_need_them_and_down_after(servers: Servers) -> None:
+def test_servers_are_up_while_cells_need_them_and_down_after(servers: RunningServers) -> None:
     with servers.up({"judge", "writer"}):
         assert answer(servers, "judge") == answer(servers, "writer") == "[RESULT] 3"
         judge = servers._running["judge"]
@@ -61,7 +61,7 @@ def test_servers_are_up_while_cells_need_them_and_down_after(servers: Servers) -
         answer(servers, "judge")
 
 
-def test_a_server_that_somebody_else_runs_is_used_and_left_alone(servers: Servers) -> None:
+def test_a_server_that_somebody_else_runs_is_used_and_left_alone(servers: RunningServers) -> None:
     command = servers.specs["judge"].serve.split()
     own = subprocess.Popen(command)
     try:
@@ -76,7 +76,7 @@ def test_a_server_that_somebody_else_runs_is_used_and_left_alone(servers: Server
         own.wait()
 
 
-def test_a_server_that_ends_is_an_error_that_names_its_log(servers: Servers) -> None:
+def test_a_server_that_ends_is_an_error_that_names_its_log(servers: RunningServers) -> None:
     log = servers.folder / "broken.log"
     with pytest.raises(ExperimentError, match="the server of broken does not answer: see"):
         with servers.up({"broken"}):

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from dspy_diffusion_infill.serving.batching import Batcher, Done, QueueFullError, Work
+from dspy_diffusion_infill.serving.batching import BatchQueue, Done, QueueFullError, Work
 from dspy_diffusion_infill.serving.limits import Limits
 
 
@@ -28,7 +28,7 @@ def answers(thread: Thread, works: dict[str, Work], *, first: str = "first", **l
     """What each key gets; all but the first are asked for while the first is being worked on."""
 
     async def ask():
-        batcher = Batcher(Limits(**limits), lambda *batch: None)
+        batcher = BatchQueue(Limits(**limits), lambda *batch: None)
         tasks = [asyncio.create_task(batcher.answer(first, thread.work("first")))]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -69,7 +69,7 @@ def test_a_request_that_is_sent_again_is_answered_once():
     thread = Thread()
 
     async def ask():
-        batcher = Batcher(Limits(), lambda *batch: None)
+        batcher = BatchQueue(Limits(), lambda *batch: None)
         both = [asyncio.create_task(batcher.answer("key", thread.work("b"))) for _ in range(2)]
         await asyncio.sleep(0)
         both[0].cancel()  # the first connection is lost
@@ -85,7 +85,7 @@ def test_what_failed_is_tried_again():
     thread.gate.set()
 
     async def ask():
-        batcher = Batcher(Limits(), lambda *batch: None)
+        batcher = BatchQueue(Limits(), lambda *batch: None)
         for _ in range(2):
             with pytest.raises(ValueError, match="bad"):
                 await batcher.answer("key", thread.work("bad"))
@@ -106,7 +106,7 @@ def test_answers_are_kept_up_to_a_limit():
     thread.gate.set()
 
     async def ask():
-        batcher = Batcher(Limits(kept_tokens=250), lambda *batch: None)
+        batcher = BatchQueue(Limits(kept_tokens=250), lambda *batch: None)
         for key in ["1", "2", "3", "3", "1"]:  # each counts 64 tokens and its own
             await batcher.answer(key, thread.work(key, tokens=40))
 

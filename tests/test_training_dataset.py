@@ -9,7 +9,7 @@ from test_training_rows import CODER
 from dspy_diffusion_infill.errors import DataError
 from dspy_diffusion_infill.training.dataset import Collator, MaskedSequences
 from dspy_diffusion_infill.training.masking import draw_mask
-from dspy_diffusion_infill.training.mixture import Mixture, Pool
+from dspy_diffusion_infill.training.mixture import Mixture, RowPool
 from dspy_diffusion_infill.training.options import MaskingOptions
 from dspy_diffusion_infill.training.rows import TokenizedRow, pair
 
@@ -19,7 +19,7 @@ def as_it_is(row, _rng):
 
 
 def pool(*rows, weight=1.0, max_length=200):
-    return Pool(tuple(rows), as_it_is, weight, max_length)
+    return RowPool(tuple(rows), as_it_is, weight, max_length)
 
 
 ROWS = [pair(f"Say {'a' * k}.", "b" * (k % 5 + 1)) for k in range(20)]

@@ -38,7 +38,7 @@ _RESERVED = ("config", "demos", "lm", "self", "signature")  # arguments of dspy.
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class DemoRows:
     """Rows for the denoiser's contexts, for scoring trials, and for the scores before and after."""
 
     train: list[dspy.Example]
@@ -46,7 +46,7 @@ class Rows:
     heldout: list[dspy.Example]
 
 
-def bundled_rows() -> Rows:
+def bundled_rows() -> DemoRows:
     """The rows of the sentiment task that come with the package."""
     folder = resources.files("dspy_diffusion_infill") / "data" / "demo"
     parts = []
@@ -54,10 +54,10 @@ def bundled_rows() -> Rows:
         with resources.as_file(folder / f"{BUNDLED_TASK}_{part}.jsonl") as file:
             rows = [row for _, row in objects_of(file)]
         parts.append([dspy.Example(**row).with_inputs("text") for row in rows])
-    return Rows(*parts)
+    return DemoRows(*parts)
 
 
-def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows:
+def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> DemoRows:
     """Shuffles the rows of a JSONL file into 16 to train, 32 to validate and the rest held out.
 
     Raises:
@@ -70,7 +70,7 @@ def own_rows(path: Path, input_field: str, output_field: str, seed: int) -> Rows
     random.Random(seed).shuffle(examples)
     num_train = min(NUM_TRAIN, len(examples) // 4)
     num_valid = min(NUM_VALID, len(examples) // 4)
-    return Rows(
+    return DemoRows(
         examples[:num_train],
         examples[num_train : num_train + num_valid],
         examples[num_train + num_valid :],
@@ -179,7 +179,7 @@ def check_fields(task: Path | None, input_field: str, output_field: str) -> None
             )
 
 
-def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
+def make_program(rows: DemoRows, options: DemoOptions) -> dspy.Predict:
     """A one-step program; an output field of few values that recur is typed as these labels.
 
     Raises:
@@ -200,7 +200,7 @@ def make_program(rows: Rows, options: DemoOptions) -> dspy.Predict:
         ) from error
 
 
-def run(rows: Rows, options: DemoOptions) -> DemoOutcome:
+def run(rows: DemoRows, options: DemoOptions) -> DemoOutcome:
     """Runs the demo; prints the costs before any call, and no result.
 
     Raises:
@@ -233,7 +233,7 @@ def show(outcome: DemoOutcome) -> None:
     console.print(_heldout_line(outcome), highlight=False, markup=False)
 
 
-def _check_budget(rows: Rows, options: DemoOptions) -> None:
+def _check_budget(rows: DemoRows, options: DemoOptions) -> None:
     """Checks it before the held-out rows are paid for; the search checks it only afterwards."""
     if options.max_metric_calls < len(rows.valid):
         raise ValueError(
@@ -242,7 +242,7 @@ def _check_budget(rows: Rows, options: DemoOptions) -> None:
         )
 
 
-def _optimizer(rows: Rows, options: DemoOptions, metric: ExactMatch) -> DiffusionInfill:
+def _optimizer(rows: DemoRows, options: DemoOptions, metric: ExactMatch) -> DiffusionInfill:
     return DiffusionInfill(
         metric,
         options.denoiser,
@@ -260,7 +260,7 @@ def _drawn(heldout: list[dspy.Example], options: DemoOptions) -> list[dspy.Examp
     return random.Random(options.seed).sample(heldout, number)
 
 
-def _announcement(rows: Rows, num_heldout: int, cost: CostEstimate) -> str:
+def _announcement(rows: DemoRows, num_heldout: int, cost: CostEstimate) -> str:
     """The rows and what they cost, before anything is run."""
     drawn = f"{num_heldout:,} of " if num_heldout < len(rows.heldout) else ""
     runs = 2 * num_heldout
@@ -301,7 +301,7 @@ def _evaluate(program: dspy.Module, examples: list[dspy.Example], metric: ExactM
 
 
 def _compile(
-    optimizer: DiffusionInfill, program: dspy.Predict, rows: Rows, console: Console
+    optimizer: DiffusionInfill, program: dspy.Predict, rows: DemoRows, console: Console
 ) -> dspy.Module:
     """Searches; if the LM stops answering, prints what was found until then."""
     try:

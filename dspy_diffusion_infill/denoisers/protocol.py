@@ -10,6 +10,7 @@ from dataclasses import InitVar, dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
+from dspy_diffusion_infill.chat_spans import Message
 from dspy_diffusion_infill.value_checks import check_whole
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin"]
 Cache = Literal["off", "window", "context"]
-Message = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)

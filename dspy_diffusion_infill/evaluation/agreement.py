@@ -17,7 +17,7 @@ from scipy import stats
 
 Level = Literal["sample", "summary", "system"]
 Measure = Literal["pearson", "spearman", "kendall"]
-Scores = Sequence[float | None] | np.ndarray
+RatedScores = Sequence[float | None] | np.ndarray
 Groups = Sequence[Hashable] | np.ndarray
 Coefficients = tuple[float | None, float | None, float | None]
 
@@ -74,8 +74,8 @@ class ScoredRows:
 
 
 def agreement(
-    judge_scores: Scores,
-    human_scores: Scores,
+    judge_scores: RatedScores,
+    human_scores: RatedScores,
     *,
     level: Level = "sample",
     groups: Groups | None = None,
@@ -115,8 +115,8 @@ def agreement(
 
 
 def complete_rows(
-    judge_scores: Scores,
-    human_scores: Scores,
+    judge_scores: RatedScores,
+    human_scores: RatedScores,
     *,
     level: Level,
     groups: Groups | None,
@@ -167,7 +167,7 @@ def correlation(measure: Measure, judge: np.ndarray, human: np.ndarray) -> float
     return value if math.isfinite(value) else None
 
 
-def as_floats(scores: Scores) -> np.ndarray:
+def as_floats(scores: RatedScores) -> np.ndarray:
     """An array in which a missing score is NaN."""
     return np.array([math.nan if score is None else float(score) for score in scores], dtype=float)
 

@@ -10,7 +10,7 @@ from dspy_diffusion_infill.evaluation.agreement import (
     Groups,
     Level,
     Measure,
-    Scores,
+    RatedScores,
     as_floats,
     complete_rows,
     correlation,
@@ -82,8 +82,8 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 
 def bootstrap_interval(
-    judge_scores: Scores,
-    human_scores: Scores,
+    judge_scores: RatedScores,
+    human_scores: RatedScores,
     *,
     measure: Measure = "spearman",
     level: Level = "sample",
@@ -129,9 +129,9 @@ def bootstrap_interval(
 
 
 def compare(
-    first: Scores,
-    second: Scores,
-    human_scores: Scores,
+    first: RatedScores,
+    second: RatedScores,
+    human_scores: RatedScores,
     *,
     measure: Measure = "spearman",
     confidence: float = 0.95,
@@ -162,8 +162,8 @@ def compare(
 
 
 def compare_means(
-    first: Scores,
-    second: Scores,
+    first: RatedScores,
+    second: RatedScores,
     *,
     confidence: float = 0.95,
     num_resamples: int = 1000,
@@ -185,9 +185,9 @@ def compare_means(
 
 
 def compare_runs(
-    first: Sequence[Scores],
-    second: Sequence[Scores],
-    human_scores: Scores | None = None,
+    first: Sequence[RatedScores],
+    second: Sequence[RatedScores],
+    human_scores: RatedScores | None = None,
     *,
     measure: Measure = "spearman",
     confidence: float = 0.95,

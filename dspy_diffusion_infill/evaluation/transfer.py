@@ -11,7 +11,7 @@ from typing import Any, cast
 import dspy
 
 from dspy_diffusion_infill.evaluation.statistics import Comparison, compare_means
-from dspy_diffusion_infill.runs import Score, as_float, evaluate
+from dspy_diffusion_infill.runs import ScoreFunction, as_float, evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _named(lms: Mapping[str, dspy.LM] | Sequence[dspy.LM]) -> dict[str, dspy.LM]
     return {lm.model: lm for lm in lms}
 
 
-def _as_score(metric: Callable[..., Any]) -> Score:
+def _as_score(metric: Callable[..., Any]) -> ScoreFunction:
     """The metric as a function of example and prediction.
 
     One that requires a trace gets None for it.
@@ -141,7 +141,7 @@ def _measure(
     name: str,
     lm: dspy.LM,
     evalset: Sequence[dspy.Example],
-    score: Score,
+    score: ScoreFunction,
     num_threads: int | None,
     failure_score: float,
 ) -> tuple[tuple[float, ...], int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from dspy_diffusion_infill.contexts import Slot, WorkedExample, render_messages
 from dspy_diffusion_infill.optimizer.guidance import WrongAnswers
 from dspy_diffusion_infill.optimizer.racing import is_right
-from dspy_diffusion_infill.optimizer.traces import Call, last_calls
+from dspy_diffusion_infill.optimizer.traces import PredictorCall, last_calls
 from dspy_diffusion_infill.outcomes import Evaluation
 
 MOST_WRONG = 3
@@ -44,7 +44,7 @@ def wrong_answers(
     return found
 
 
-def _wrong(slot: Slot, example: WorkedExample, call: Call) -> str | None:
+def _wrong(slot: Slot, example: WorkedExample, call: PredictorCall) -> str | None:
     """What was answered, rendered as the gold response is; None where it is equal to that."""
     inputs, outputs = call
     if not (example.inputs.keys() <= inputs.keys() and example.outputs.keys() <= outputs.keys()):

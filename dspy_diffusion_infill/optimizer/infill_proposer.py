@@ -22,7 +22,7 @@ from dspy_diffusion_infill.optimizer import checks
 from dspy_diffusion_infill.optimizer.guidance import Guidance, Guide, scorer_for
 from dspy_diffusion_infill.optimizer.neighbourhoods import NUM_LEVELS, neighbourhood
 from dspy_diffusion_infill.optimizer.reflection import (
-    Record,
+    ReflectionRecord,
     reflected_examples,
     signature_of_records,
 )
@@ -137,7 +137,7 @@ class InfillProposer:
     def __call__(
         self,
         candidate: Mapping[str, str],
-        reflective_dataset: Mapping[str, Sequence[Record]],
+        reflective_dataset: Mapping[str, Sequence[ReflectionRecord]],
         components_to_update: Sequence[str],
     ) -> dict[str, str]:
         """New instructions by component; a component without any new proposal is left out.
@@ -172,7 +172,7 @@ class InfillProposer:
         copied._originals = dict(self._originals)
         return copied
 
-    def _propose(self, name: str, text: str, records: Sequence[Record]) -> str | None:
+    def _propose(self, name: str, text: str, records: Sequence[ReflectionRecord]) -> str | None:
         """The best new proposal for the first window that has one; None where no window has."""
         infiller = self._ready_infiller()
         target, weights = self._target(name, text, records)
@@ -207,7 +207,7 @@ class InfillProposer:
         return self._infiller
 
     def _target(
-        self, name: str, text: str, records: Sequence[Record]
+        self, name: str, text: str, records: Sequence[ReflectionRecord]
     ) -> tuple[Target, list[float]]:
         """What is masked, and how likely each of its worked examples is drawn."""
         bare, marked = take_marks(text)

@@ -16,7 +16,7 @@ _MOST_PAIRS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class MaskableText:
     """Instructions, with what a masking scheme needs to know of them.
 
     Attributes:
@@ -34,7 +34,7 @@ class Text:
         return masking.windows(self.instructions, self.offsets, self.protected)
 
 
-def neighbourhood(text: Text, maskings: Sequence[Masking], level: int) -> list[Window]:
+def neighbourhood(text: MaskableText, maskings: Sequence[Masking], level: int) -> list[Window]:
     """The windows that a level adds to those of the levels below it.
 
     Args:
@@ -57,7 +57,7 @@ def neighbourhood(text: Text, maskings: Sequence[Masking], level: int) -> list[W
     return _whole(text)
 
 
-def _longer(text: Text, base: SlidingWindow, times: int) -> list[Window]:
+def _longer(text: MaskableText, base: SlidingWindow, times: int) -> list[Window]:
     """The scheme's windows with several times the masks."""
     return [
         Window(tuple(Piece(p.start, p.end, min(MOST_MASKS, times * p.num_masks)) for p in w.pieces))
@@ -65,7 +65,7 @@ def _longer(text: Text, base: SlidingWindow, times: int) -> list[Window]:
     ]
 
 
-def _insertions(text: Text, num_masks: int) -> list[Window]:
+def _insertions(text: MaskableText, num_masks: int) -> list[Window]:
     """Text that is put in and none taken out, at the end and at the beginning.
 
     Not where protected text stands: after "Answer:" a response belongs.
@@ -90,7 +90,7 @@ def _pairs(windows: Sequence[Window]) -> list[Window]:
     return pairs[:_MOST_PAIRS]
 
 
-def _whole(text: Text) -> list[Window]:
+def _whole(text: MaskableText) -> list[Window]:
     """Each run of free text as a whole, with as many masks as tokens, and with twice as many."""
     windows = []
     for run in free_runs(text.instructions, text.offsets, text.protected):

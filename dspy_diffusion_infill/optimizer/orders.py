@@ -15,7 +15,7 @@ from dspy_diffusion_infill.windows import Window
 logger = logging.getLogger(__name__)
 
 
-class Order(Protocol):
+class SearchOrder(Protocol):
     """Moves a search on until it ends."""
 
     def run(self) -> EndReason:
@@ -35,7 +35,7 @@ def run(search: Search) -> None:
     search.end_reason = order_of(search).run()
 
 
-def order_of(search: Search) -> Order:
+def order_of(search: Search) -> SearchOrder:
     """The order that the search's options name."""
     name = search.plan.options.order
     return LeftToRight(search) if name == "left_to_right" else Adaptive(search)
@@ -51,7 +51,7 @@ class LeftToRight:
     search: Search
 
     def run(self) -> EndReason:
-        """As ``Order.run``."""
+        """As ``SearchOrder.run``."""
         search = self.search
         num_windows = self._num_windows()
         for sweep in range(search.plan.options.num_sweeps):

@@ -15,7 +15,7 @@ from dspy_diffusion_infill.contexts import WorkedExample
 from dspy_diffusion_infill.labels import label_texts
 from dspy_diffusion_infill.optimizer.traces import draw_weight, worked_example
 
-Record = Mapping[str, Any]
+ReflectionRecord = Mapping[str, Any]
 Weighted = tuple[WorkedExample, float]
 
 _UNSEEN = 0.5  # the share of right answers of a row that no record is about
@@ -25,7 +25,7 @@ _SCORE = re.compile(r"^This trajectory got a score of (True|False|[-+]?\d*\.?\d+
 
 
 def signature_of_records(
-    records: Sequence[Record], rows: Sequence[dspy.Example], instructions: str
+    records: Sequence[ReflectionRecord], rows: Sequence[dspy.Example], instructions: str
 ) -> type[dspy.Signature]:
     """A signature with the fields that the records name, where the program is not at hand.
 
@@ -44,7 +44,9 @@ def signature_of_records(
 
 
 def reflected_examples(
-    signature: type[dspy.Signature], rows: Sequence[dspy.Example], records: Sequence[Record]
+    signature: type[dspy.Signature],
+    rows: Sequence[dspy.Example],
+    records: Sequence[ReflectionRecord],
 ) -> list[Weighted]:
     """The worked examples of a predictor with the weight of each, the heaviest first.
 
@@ -63,7 +65,9 @@ def reflected_examples(
     return sorted(found or _good_records(signature, records), key=lambda pair: -pair[1])
 
 
-def _good_records(signature: type[dspy.Signature], records: Sequence[Record]) -> list[Weighted]:
+def _good_records(
+    signature: type[dspy.Signature], records: Sequence[ReflectionRecord]
+) -> list[Weighted]:
     scores = [_score(record) for record in records]
     known = [score for score in scores if score is not None]
     average = sum(known) / len(known) if known else 0.0
@@ -75,7 +79,7 @@ def _good_records(signature: type[dspy.Signature], records: Sequence[Record]) ->
     return [(example, 1.0) for example in examples if example is not None]
 
 
-def _row_of(record: Record, rows: Sequence[dspy.Example]) -> int | None:
+def _row_of(record: ReflectionRecord, rows: Sequence[dspy.Example]) -> int | None:
     """The first row that has the inputs of the record."""
     inputs = {name: str(value) for name, value in _inputs(record).items()}
     for number, row in enumerate(rows):
@@ -85,7 +89,7 @@ def _row_of(record: Record, rows: Sequence[dspy.Example]) -> int | None:
     return None
 
 
-def _share_right(record: Record, row: dspy.Example) -> float:
+def _share_right(record: ReflectionRecord, row: dspy.Example) -> float:
     """How right a record is, from 0 to 1: its score, else whether its outputs are the labels."""
     if (score := _score(record)) is not None:
         return min(1.0, max(0.0, score))
@@ -97,19 +101,19 @@ def _share_right(record: Record, row: dspy.Example) -> float:
     return float(bool(outputs) and is_right)
 
 
-def _score(record: Record) -> float | None:
+def _score(record: ReflectionRecord) -> float | None:
     """The score that the feedback tells; None where the metric's own words stand there."""
     match = _SCORE.match(str(record.get("Feedback", "")))
     return None if match is None else float({"True": 1, "False": 0}.get(match[1], match[1]))
 
 
-def _inputs(record: Record) -> Mapping[str, Any]:
+def _inputs(record: ReflectionRecord) -> Mapping[str, Any]:
     """The inputs by field; none where another adapter than DSPy's wrote them as one text."""
     inputs = record.get("Inputs")
     return inputs if isinstance(inputs, Mapping) else {}
 
 
-def _outputs(record: Record) -> Mapping[str, Any]:
+def _outputs(record: ReflectionRecord) -> Mapping[str, Any]:
     """The outputs by field; none where the answer could not be read."""
     outputs = record.get("Generated Outputs")
     return outputs if isinstance(outputs, Mapping) else {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.denoisers.protocol import Denoiser
 from dspy_diffusion_infill.infiller.proposals import ProposalFilter, Rules
-from dspy_diffusion_infill.optimizer.neighbourhoods import Text
+from dspy_diffusion_infill.optimizer.neighbourhoods import MaskableText
 from dspy_diffusion_infill.programs import Part
 from dspy_diffusion_infill.protection import Protection
 from dspy_diffusion_infill.windows import Masking, Window
@@ -82,7 +82,7 @@ class Target:
             return [self.marked]
         return self.as_text(denoiser).windows(masking)
 
-    def as_text(self, denoiser: Denoiser) -> Text:
+    def as_text(self, denoiser: Denoiser) -> MaskableText:
         """The current instructions, with their tokens and protected spans."""
         spans = self.protection.spans(self.text)
-        return Text(self.text, denoiser.encode(self.text).offsets, spans)
+        return MaskableText(self.text, denoiser.encode(self.text).offsets, spans)

@@ -14,7 +14,7 @@ from dspy_diffusion_infill.programs import all_predictors, signature_of
 logger = logging.getLogger(__name__)
 
 Worked = dict[str, tuple[WorkedExample, ...]]
-Call = tuple[Mapping[str, Any], Mapping[str, Any]]  # inputs and outputs of a predictor
+PredictorCall = tuple[Mapping[str, Any], Mapping[str, Any]]  # inputs and outputs of a predictor
 
 
 def needs_traces(
@@ -81,14 +81,14 @@ def names_in_traces(program: dspy.Module) -> dict[int, str]:
     return names
 
 
-def last_calls(trace: Trace, names: Mapping[int, str]) -> dict[str, Call]:
+def last_calls(trace: Trace, names: Mapping[int, str]) -> dict[str, PredictorCall]:
     """The last call of each predictor in a run.
 
     Args:
         trace: of the run.
         names: as ``names_in_traces`` gives them for the program that ran.
     """
-    calls: dict[str, Call] = {}
+    calls: dict[str, PredictorCall] = {}
     for predictor, inputs, prediction in trace:
         name = names.get(id(predictor)) or names.get(id(predictor.signature))
         if name is not None:
@@ -110,7 +110,7 @@ def make_slots(program: dspy.Module, worked: Worked) -> dict[str, Slot]:
 def worked_example(
     signature: type[dspy.Signature],
     example: dspy.Example,
-    call: Call | None = None,
+    call: PredictorCall | None = None,
 ) -> WorkedExample | None:
     """Labels win over traced outputs; without a trace, labels of some outputs must do.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dspy_diffusion_infill.optimizer.results import DetailedResults
-from dspy_diffusion_infill.report.story import OUTCOMES, Told
+from dspy_diffusion_infill.report.story import OUTCOMES, ToldTrial
 
 WIDTH, HEIGHT = 520, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 34  # room for the labels of the axes
@@ -76,7 +76,7 @@ class Chart:
     dots: tuple[Dots, ...] = ()
 
 
-def score_chart(results: DetailedResults, told: Sequence[Told]) -> Chart:
+def score_chart(results: DetailedResults, told: Sequence[ToldTrial]) -> Chart:
     """The best score so far as a stairway, and each trial as a dot."""
     start = (results.spent_before.metric_calls, results.score_before)
     best = [start, *((t.trial.spent.metric_calls, t.trial.score) for t in told if t.trial.accepted)]

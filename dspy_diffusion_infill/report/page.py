@@ -27,7 +27,7 @@ from dspy_diffusion_infill.report.snippet import snippet
 from dspy_diffusion_infill.report.story import (
     DROPS,
     OUTCOMES,
-    Told,
+    ToldTrial,
     changed_rows,
     changes,
     heat,
@@ -156,7 +156,7 @@ class _HeatSpan:
         return f"{self.change:+.4f}".replace("-", MINUS)
 
 
-def _predictor(results: DetailedResults, told: Sequence[Told], name: str) -> dict[str, Any]:
+def _predictor(results: DetailedResults, told: Sequence[ToldTrial], name: str) -> dict[str, Any]:
     before, after = results.instructions_before[name], results.instructions_after[name]
     words = heat(results, told, name)
     most = max((abs(word.change) for word in words), default=0.0)
@@ -196,7 +196,7 @@ class _ByRow:
         return _MARKUP + sum(map(len, parts))
 
 
-def _by_row(told: Sequence[Told]) -> dict[int, _ByRow]:
+def _by_row(told: Sequence[ToldTrial]) -> dict[int, _ByRow]:
     """The trials whose rows are shown one by one: first those kept, then the latest."""
     shown, room = dict[int, _ByRow](), _MOST_BY_ROW
     for one in sorted(told, key=lambda one: (not one.trial.accepted, -one.trial.number)):
@@ -211,7 +211,7 @@ def _by_row(told: Sequence[Told]) -> dict[int, _ByRow]:
     return shown
 
 
-def _trial_row(told: Told, by_row: _ByRow | None) -> dict[str, Any]:
+def _trial_row(told: ToldTrial, by_row: _ByRow | None) -> dict[str, Any]:
     trial = told.trial
     gain = trial.log_likelihood_gain
     edits = (trial, *trial.also)

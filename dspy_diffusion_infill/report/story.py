@@ -11,10 +11,10 @@ from dspy_diffusion_infill.optimizer.results import DetailedResults, Edit, Score
 from dspy_diffusion_infill.windows import take_marks
 from dspy_diffusion_infill.words import TOKEN
 
-Change = Literal["equal", "del", "ins"]
-Outcome = Literal["kept", "worse", "tie", "given up", "refused"]
+DiffKind = Literal["equal", "del", "ins"]
+TrialOutcome = Literal["kept", "worse", "tie", "given up", "refused"]
 
-OUTCOMES: Mapping[Outcome, str] = {
+OUTCOMES: Mapping[TrialOutcome, str] = {
     "kept": "The search went on from here.",
     "worse": "The mean score is lower than that of the best program.",
     "tie": "The mean score is that of the best program, and nothing else spoke for the edit.",
@@ -39,7 +39,7 @@ DROPS: Mapping[str, str] = {
 _EQUAL = 1e-9  # two means that differ by less are one
 
 
-def changes(before: str, after: str) -> Iterator[tuple[Change, str]]:
+def changes(before: str, after: str) -> Iterator[tuple[DiffKind, str]]:
     """The pieces of a word diff, in order; what went stands before what came."""
     old, new = TOKEN.findall(before), TOKEN.findall(after)
     for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -53,7 +53,7 @@ def changes(before: str, after: str) -> Iterator[tuple[Change, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ToldTrial:
     """A trial as the report shows it.
 
     Attributes:
@@ -64,7 +64,7 @@ class Told:
     """
 
     trial: Trial
-    outcome: Outcome
+    outcome: TrialOutcome
     best: Scores
     change: float
 
@@ -91,13 +91,13 @@ class Told:
         return _pairs(self.trial, self.best)
 
 
-def told_trials(results: DetailedResults) -> list[Told]:
+def told_trials(results: DetailedResults) -> list[ToldTrial]:
     """Every trial beside the program that it had to beat."""
-    best, told = results.scores_before, list[Told]()
+    best, told = results.scores_before, list[ToldTrial]()
     for trial in results.trials:
         pairs = _pairs(trial, best)
         change = sum(new - old for new, old in pairs) / max(1, len(pairs))
-        told.append(Told(trial, _outcome(trial, best, change), best, change))
+        told.append(ToldTrial(trial, _outcome(trial, best, change), best, change))
         if trial.accepted:
             best = trial.scores
     return told
@@ -108,7 +108,7 @@ def _pairs(trial: Trial, best: Scores) -> list[tuple[float, float]]:
     return [(new, best[row]) for new, row in zip(trial.scores, rows, strict=False)]
 
 
-def _outcome(trial: Trial, best: Scores, change: float) -> Outcome:
+def _outcome(trial: Trial, best: Scores, change: float) -> TrialOutcome:
     if trial.accepted:
         return "kept"
     if len(trial.rows) < len(best):
@@ -133,7 +133,7 @@ class HeatedWord:
     change: float
 
 
-def heat(results: DetailedResults, told: Sequence[Told], predictor: str) -> list[HeatedWord]:
+def heat(results: DetailedResults, told: Sequence[ToldTrial], predictor: str) -> list[HeatedWord]:
     """Where edits of a predictor's instructions helped, by word of the student's text.
 
     The places of later trials are traced back through the edits that were kept before them. A trial

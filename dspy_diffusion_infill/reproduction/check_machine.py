@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from dspy_diffusion_infill.reproduction.check_files import downloads, recipes_needed
 from dspy_diffusion_infill.reproduction.missing_pieces import Missing, missing
-from dspy_diffusion_infill.reproduction.targets import Target
+from dspy_diffusion_infill.reproduction.targets import PaperItem
 
 _GIB = 2**30
 _BYTES = 2  # of a weight in bfloat16
@@ -20,7 +20,7 @@ _LEAST_RAM_GIB = 2
 _OUTPUT_GIB = 1
 
 
-def missing_memory(target: Target) -> Iterator[Missing]:
+def missing_memory(target: PaperItem) -> Iterator[Missing]:
     """A GPU with too little free memory for a denoiser of known size, or too little RAM.
 
     One denoiser at a time is in memory, so that the largest decides.
@@ -49,7 +49,7 @@ def missing_memory(target: Target) -> Iterator[Missing]:
         yield missing(what, "end other programs", target.measured)
 
 
-def missing_disk(target: Target) -> Iterator[Missing]:
+def missing_disk(target: PaperItem) -> Iterator[Missing]:
     """Too little space for what is downloaded, trained and written."""
     specs = downloads(target).values()
     sizes = {str(spec.denoiser): _weights_gib(spec.billions or 0) for spec in specs}

@@ -11,16 +11,16 @@ import httpx
 from dspy_diffusion_infill.reproduction.experiment import ModelSpec
 from dspy_diffusion_infill.reproduction.missing_pieces import Missing, missing
 from dspy_diffusion_infill.reproduction.network import Answers
-from dspy_diffusion_infill.reproduction.targets import Row, Target
+from dspy_diffusion_infill.reproduction.targets import PaperItem, PaperRow
 
 
-def server_urls(target: Target) -> set[str]:
+def server_urls(target: PaperItem) -> set[str]:
     """The addresses at which the servers of the rows list their models."""
     specs = (target.specs[name] for name in _asked(target))
     return {url for spec in specs if (url := models_url(spec))}
 
 
-def missing_servers(target: Target, answers: Answers) -> Iterator[Missing]:
+def missing_servers(target: PaperItem, answers: Answers) -> Iterator[Missing]:
     """Servers that do not answer or serve another model, and API keys that are not set.
 
     Those that ``--serve`` starts need vLLM alone.
@@ -29,7 +29,7 @@ def missing_servers(target: Target, answers: Answers) -> Iterator[Missing]:
         target: what is asked for.
         answers: of ``server_urls``.
     """
-    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    found: dict[tuple[str, str], dict[str, list[PaperRow]]] = {}
     for name, users in _asked(target).items():
         spec = target.specs[name]
         url = models_url(spec)
@@ -59,9 +59,9 @@ def served_models(answer: httpx.Response | None) -> Sequence[str] | None:
         return None
 
 
-def _asked(target: Target) -> dict[str, list[Row]]:
+def _asked(target: PaperItem) -> dict[str, list[PaperRow]]:
     """The models whose servers have to be up already, with the rows that ask them."""
-    users: dict[str, list[Row]] = {}
+    users: dict[str, list[PaperRow]] = {}
     for row in target.measured:
         for name in sorted(row.lms(target.specs)):
             spec = target.specs[name]

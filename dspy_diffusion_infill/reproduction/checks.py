@@ -35,7 +35,7 @@ from dspy_diffusion_infill.reproduction.missing_pieces import Missing, missing
 from dspy_diffusion_infill.reproduction.models import Models
 from dspy_diffusion_infill.reproduction.network import answers_of, hub_urls
 from dspy_diffusion_infill.reproduction.runner import Cell, Runner
-from dspy_diffusion_infill.reproduction.targets import Row, Target
+from dspy_diffusion_infill.reproduction.targets import PaperItem, PaperRow
 from dspy_diffusion_infill.reproduction.typical_rows import typical_page, typical_rows
 
 
@@ -51,7 +51,7 @@ class Check:
         others: what rows cost besides, by number, in words.
     """
 
-    target: Target
+    target: PaperItem
     missing: tuple[Missing, ...]
     hours: Mapping[int, tuple[float, float] | None]
     others: Mapping[int, str]
@@ -78,7 +78,7 @@ class Check:
         return ", ".join([*texts, *([other] if other else [])]) or "no GPU hours"
 
 
-def check(target: Target) -> Check:
+def check(target: PaperItem) -> Check:
     """Checks everything at once, and marks the rows that cannot run.
 
     Raises:
@@ -119,7 +119,7 @@ def check(target: Target) -> Check:
     return Check(target.without(reasons), tuple(found), hours, others)
 
 
-def _runner(experiment: Experiment, target: Target) -> Runner:
+def _runner(experiment: Experiment, target: PaperItem) -> Runner:
     """What would run, over the data or rows of their length, with journals that are empty."""
     return runner_over(
         experiment,
@@ -133,13 +133,13 @@ def _runner(experiment: Experiment, target: Target) -> Runner:
     )
 
 
-def _examples(spec: DataSpec, target: Target) -> Examples:
+def _examples(spec: DataSpec, target: PaperItem) -> Examples:
     if target.data is None or missing_files(spec.name, data=target.data, split=spec.split):
         return typical_rows(spec.name, spec.split)
     return load_dataset(spec.name, data=target.data, split=spec.split)
 
 
-def _too_long(runner: Runner, row: Row) -> Missing | None:
+def _too_long(runner: Runner, row: PaperRow) -> Missing | None:
     """Prompts that are too long for what answers them, on average: single rows are left out."""
     name = row.condition.model
     spec = runner.models.spec(name)
@@ -177,7 +177,7 @@ def _other(costs: Sequence[ModelCost]) -> str:
 
 
 def _over_budget(
-    target: Target,
+    target: PaperItem,
     hours: Mapping[int, tuple[float, float] | None],
     missing_rows: Mapping[int, str],
 ) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dspy_diffusion_infill.reproduction.targets import Row, numbers_text
+from dspy_diffusion_infill.reproduction.targets import PaperRow, numbers_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,6 @@ class Missing:
         return f"missing: {self.what} (rows {numbers_text(self.rows)}): {self.command}"
 
 
-def missing(what: str, command: str, rows: Iterable[Row]) -> Missing:
+def missing(what: str, command: str, rows: Iterable[PaperRow]) -> Missing:
     """A missing piece of some rows."""
     return Missing(what, command, tuple(row.number for row in rows))

@@ -21,7 +21,7 @@ from dspy_diffusion_infill.template_adapter import TemplateAdapter
 from dspy_diffusion_infill.windows import take_marks
 
 Instructions = dict[str, str]
-Outcome = Literal["given", "rewritten", "unchanged", "unfilled"]
+PromptOutcome = Literal["given", "rewritten", "unchanged", "unfilled"]
 
 _LONGEST_CALL = 120.0  # seconds that a stopped search waits for answers under way
 
@@ -63,7 +63,7 @@ class FoundPrompt:
     """
 
     instructions: Instructions
-    outcome: Outcome
+    outcome: PromptOutcome
 
 
 @dataclass(slots=True)

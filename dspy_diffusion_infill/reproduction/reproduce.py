@@ -16,9 +16,9 @@ from dspy_diffusion_infill.reproduction.checks import Check, check
 from dspy_diffusion_infill.reproduction.experiment import Experiment
 from dspy_diffusion_infill.reproduction.experiment_run import Echo, run_experiment
 from dspy_diffusion_infill.reproduction.runner import Cell, OnProgress, Serving, always_up
-from dspy_diffusion_infill.reproduction.servers import Servers
+from dspy_diffusion_infill.reproduction.servers import RunningServers
 from dspy_diffusion_infill.reproduction.tables import Table
-from dspy_diffusion_infill.reproduction.targets import Row, Target, make_target
+from dspy_diffusion_infill.reproduction.targets import PaperItem, PaperRow, make_target
 
 
 def reproduce(table: str, **options: Any) -> list[Table]:
@@ -52,7 +52,7 @@ def run(found: Check) -> list[Table]:
         raise MissingPiecesError("no row can run:\n" + "\n".join(map(str, found.missing)))
     if target.train:
         train_missing(target)
-    servers = Servers(target.specs, target.output / "servers")
+    servers = RunningServers(target.specs, target.output / "servers")
     try:
         with _progress_bar() as (echo, on_progress):
             return [
@@ -62,7 +62,7 @@ def run(found: Check) -> list[Table]:
         servers.stop()
 
 
-def train_missing(target: Target) -> None:
+def train_missing(target: PaperItem) -> None:
     """Trains the checkpoints that rows need and that have a recipe, each in its own process.
 
     Raises:
@@ -77,8 +77,8 @@ def train_missing(target: Target) -> None:
 
 def _run_part(
     experiment: Experiment,
-    target: Target,
-    servers: Servers,
+    target: PaperItem,
+    servers: RunningServers,
     echo: Echo,
     on_progress: OnProgress,
 ) -> Table:
@@ -100,9 +100,9 @@ def _run_part(
     )
 
 
-def _serving(experiment: Experiment, target: Target, servers: Servers) -> Serving:
+def _serving(experiment: Experiment, target: PaperItem, servers: RunningServers) -> Serving:
     def serving(cell: Cell) -> AbstractContextManager[None]:
-        return servers.up(Row(0, experiment, cell.condition).lms(target.specs))
+        return servers.up(PaperRow(0, experiment, cell.condition).lms(target.specs))
 
     return serving
 

@@ -25,7 +25,7 @@ from dspy_diffusion_infill.reproduction.perplexity import (
     gold_perplexity,
 )
 from dspy_diffusion_infill.reproduction.prompt_search import (
-    Outcome,
+    PromptOutcome,
     PromptSearch,
     SearchTask,
     add_demos,
@@ -90,7 +90,7 @@ class CellResult:
     num_too_long: int
     perplexity: GoldPerplexity | None
     instructions: dict[str, str]
-    outcome: Outcome
+    outcome: PromptOutcome
     row_numbers: tuple[int, ...] = ()
 
 
@@ -209,7 +209,7 @@ class Runner:
             cell.seed,
         )
 
-    def _program(self, cell: Cell) -> tuple[dspy.Module, Outcome]:
+    def _program(self, cell: Cell) -> tuple[dspy.Module, PromptOutcome]:
         """The program with the prompt that was found for it, and how that search ended."""
         condition = cell.condition
         asked = self.search_task(cell)

@@ -23,7 +23,7 @@ _PAUSE = 0.5
 
 
 @dataclass(slots=True)
-class Servers:
+class RunningServers:
     """The servers that run now, by model.
 
     A server stays up until a cell does not need it: judges of many cells in a row start once.

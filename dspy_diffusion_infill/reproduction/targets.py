@@ -19,7 +19,7 @@ _ROWS = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PaperRow:
     """A row of a table or figure.
 
     Attributes:
@@ -58,7 +58,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class PaperItem:
     """A table or figure with all options of the command.
 
     Attributes:
@@ -84,17 +84,17 @@ class Target:
     serve: bool = False
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[PaperRow, ...]:
         """All rows, numbered."""
         pairs = [(part, one) for part in self.experiments for one in part.conditions]
-        return tuple(Row(number, *pair) for number, pair in enumerate(pairs, start=1))
+        return tuple(PaperRow(number, *pair) for number, pair in enumerate(pairs, start=1))
 
     @property
-    def measured(self) -> tuple[Row, ...]:
+    def measured(self) -> tuple[PaperRow, ...]:
         """The rows that are run."""
         return tuple(row for row in self.rows if not row.condition.not_run)
 
-    def without(self, reasons: Mapping[int, str]) -> "Target":
+    def without(self, reasons: Mapping[int, str]) -> "PaperItem":
         """The target with rows that are not run, by number, and why."""
         numbers = iter(range(1, len(self.rows) + 1))
         parts = [
@@ -126,7 +126,7 @@ def make_target(
     budget_hours: float | None = None,
     train: bool = False,
     serve: bool = False,
-) -> Target:
+) -> PaperItem:
     """What is asked for; the options are those of ``reproduce``.
 
     Raises:
@@ -148,7 +148,7 @@ def make_target(
     changed = files.with_context_lengths(
         files.with_checkpoints(specs, checkpoints), context_lengths
     )
-    target = Target(
+    target = PaperItem(
         table=table,
         experiments=experiments,
         specs=changed,
@@ -163,7 +163,7 @@ def make_target(
     return _selected(target, rows, models)
 
 
-def _check_options(target: Target, changed: Sequence[str]) -> None:
+def _check_options(target: PaperItem, changed: Sequence[str]) -> None:
     """Refuses options that mean nothing for the table."""
     specs, table, budget = target.specs, target.table, target.budget_hours
     used = {name for row in target.rows for name in row.denoisers(specs)}
@@ -188,7 +188,7 @@ def _check_options(target: Target, changed: Sequence[str]) -> None:
         )
 
 
-def _selected(target: Target, rows: str | None, models: str | None) -> Target:
+def _selected(target: PaperItem, rows: str | None, models: str | None) -> PaperItem:
     """The target with only the rows that are asked for to run."""
     every = target.rows
     numbers = {row.number for row in every} if rows is None else _numbers(rows, len(every))

@@ -24,7 +24,7 @@ from dspy_diffusion_infill.denoisers.remote.wire import (
     check_token,
 )
 from dspy_diffusion_infill.errors import DenoiserMemoryError, DiffusionInfillError
-from dspy_diffusion_infill.serving.batching import Batcher, QueueFullError, Work
+from dspy_diffusion_infill.serving.batching import BatchQueue, QueueFullError, Work
 from dspy_diffusion_infill.serving.guard import OPEN, Guard
 from dspy_diffusion_infill.serving.limits import Limits
 from dspy_diffusion_infill.serving.metrics import Metrics
@@ -73,8 +73,8 @@ class Service:
 
     def __init__(self, denoiser: Denoiser, limits: Limits, metrics: Metrics) -> None:
         self._denoiser, self._metrics = denoiser, metrics
-        self._model = Batcher(limits, metrics.on_batch)
-        self._tokenizer = Batcher(limits, metrics.on_batch)
+        self._model = BatchQueue(limits, metrics.on_batch)
+        self._tokenizer = BatchQueue(limits, metrics.on_batch)
         metrics.watch_queue(lambda: len(self._model))
 
     async def health(self) -> dict[str, str]:
@@ -137,7 +137,7 @@ class Service:
         return Work(kind, counted, [call.plain() for call in calls], size)
 
     async def _answer(
-        self, batcher: Batcher, work: Work, name: str, request: Request, id: str | None
+        self, batcher: BatchQueue, work: Work, name: str, request: Request, id: str | None
     ) -> Response:
         if name != self._denoiser.name:
             raise HTTPException(409, f"this server has {self._denoiser.name}, not {name:.200}")

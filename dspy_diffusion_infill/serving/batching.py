@@ -55,7 +55,7 @@ class _Job:
     future: "asyncio.Future[Done]"
 
 
-class Batcher:
+class BatchQueue:
     """A queue and the thread that works it off; belongs to one event loop.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-Figures = dict[str, float]
+LoggedFigures = dict[str, float]
 
 
 class Progress(TrainerCallback):
@@ -54,7 +54,7 @@ class Progress(TrainerCallback):
         if "loss" in entry:
             self.show(self._line(entry, state))
 
-    def _line(self, entry: Figures, state: TrainerState) -> str:
+    def _line(self, entry: LoggedFigures, state: TrainerState) -> str:
         first, began = self._start
         done = max(1, state.global_step - first)
         seconds = (time.monotonic() - began) / done * (state.max_steps - state.global_step)
@@ -80,8 +80,8 @@ class EvaluationDuringTraining(TrainerCallback):
     def __init__(
         self,
         every: int,
-        measure: Callable[[], Figures],
-        log: Callable[[Figures], None],
+        measure: Callable[[], LoggedFigures],
+        log: Callable[[LoggedFigures], None],
         show: Callable[[str], None],
     ) -> None:
         self.every, self.measure, self.log, self.show = every, measure, log, show
@@ -100,7 +100,7 @@ class EvaluationDuringTraining(TrainerCallback):
             self.show(f"step {state.global_step}  {as_text(figures)}")
 
 
-def as_text(figures: Figures) -> str:
+def as_text(figures: LoggedFigures) -> str:
     """The figures that one looks at first, on one line."""
     shown = ("probe_nll_sequential", "probe_accuracy_sequential", "probe_nll_parallel", "nelbo")
     return "  ".join(

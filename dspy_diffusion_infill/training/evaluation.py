@@ -6,7 +6,7 @@ from itertools import islice
 
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.training.callbacks import Figures
+from dspy_diffusion_infill.training.callbacks import LoggedFigures
 from dspy_diffusion_infill.training.diffusion_perplexity import row_perplexity
 from dspy_diffusion_infill.training.mixture import row_fits
 from dspy_diffusion_infill.training.options import EvaluationOptions
@@ -54,9 +54,9 @@ class EvaluationData:
             )
         return replace(self, pairs=pairs)
 
-    def measure(self, denoiser: TransformerDenoiser, *, seed: int) -> Figures:
+    def measure(self, denoiser: TransformerDenoiser, *, seed: int) -> LoggedFigures:
         """The figures by name; empty where none are asked for."""
-        figures: Figures = {}
+        figures: LoggedFigures = {}
         was_training = denoiser.model.training
         denoiser.model.eval()
         if self.windows:

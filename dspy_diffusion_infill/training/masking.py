@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from dspy_diffusion_infill.training.options import LossName, MaskingOptions, WindowOrder
 from dspy_diffusion_infill.training.rows import TokenizedRow
 
-Span = tuple[int, int]
+TokenSpan = tuple[int, int]
 MIN_P_MASK = 1e-3  # eps of LLaDA's guidelines: it bounds the weight 1 / p_mask
 
 
@@ -93,7 +93,7 @@ def window_mask(
     generator: Generator,
     *,
     lengths: tuple[int, int] = (4, 16),
-    preferred: Sequence[Span] = (),
+    preferred: Sequence[TokenSpan] = (),
     tokens_per_window: int = 64,
     order: WindowOrder = "random",
 ) -> MaskDraw:

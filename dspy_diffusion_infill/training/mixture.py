@@ -25,7 +25,7 @@ from dspy_diffusion_infill.training.sources import Item, Source, Tally, read_sou
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class RowPool:
     """Rows or groups of one source in one shape.
 
     Attributes:
@@ -58,7 +58,7 @@ class Mixture:
         eos_padding: pad responses to a multiple of so many tokens; 0 does not.
     """
 
-    pools: tuple[Pool, ...]
+    pools: tuple[RowPool, ...]
     coder: TextCoder
     in_order: bool
     seed: int = 0
@@ -91,7 +91,7 @@ class Mixture:
             return self._padded(tokens, pool.max_length)
         raise DataError("none of 1000 rows has a text, or a response, that fits in max_length")
 
-    def _pick(self, rng: random.Random, index: int) -> tuple[Pool, Row | Group]:
+    def _pick(self, rng: random.Random, index: int) -> tuple[RowPool, Row | Group]:
         if not self.in_order:
             pool = rng.choices(self.pools, [pool.weight for pool in self.pools])[0]
             return pool, rng.choice(pool.elements)
@@ -134,7 +134,7 @@ def read_sources(data: DataOptions) -> list[Source]:
 
 def make_pools(
     sources: Sequence[Source], data: DataOptions, coder: TextCoder
-) -> tuple[tuple[Pool, ...], list[Tally]]:
+) -> tuple[tuple[RowPool, ...], list[Tally]]:
     """Applies the rule for long rows, and puts the rows into shape.
 
     Returns the pools, and what became of each file's records.
@@ -156,7 +156,7 @@ def make_pools(
 
 def _pool(
     source: Source, options: SourceOptions, max_length: int, rule: TooLong, coder: TextCoder
-) -> Pool:
+) -> RowPool:
     elements: Sequence[Row] | Sequence[Group]
     if options.shape == "rows":
         if source.groups:
@@ -176,7 +176,7 @@ def _pool(
     if not elements:
         raise DataError(f"{options.path} holds nothing of the shape {options.shape!r}")
     together: tuple[Row, ...] | tuple[Group, ...] = tuple(elements)  # pyright: ignore
-    return Pool(together, render, options.weight, max_length, rule)
+    return RowPool(together, render, options.weight, max_length, rule)
 
 
 def _as_it_is(row: Row, _rng: random.Random) -> Row:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dspy_diffusion_infill.denoisers.checkpoints.adapter import ADAPTER_WEIGHTS
 from dspy_diffusion_infill.denoisers.checkpoints.published import save_published
-from dspy_diffusion_infill.training.callbacks import Figures
+from dspy_diffusion_infill.training.callbacks import LoggedFigures
 from dspy_diffusion_infill.training.model import Trainable, output_settings
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import as_yaml
@@ -26,7 +26,7 @@ def write_output(
     output: Path,
     checkpoint: Path,
     model: Trainable,
-    figures: Figures,
+    figures: LoggedFigures,
     data: Sequence[str],
 ) -> None:
     """Writes the checkpoint in the form in which it is shared, and what is to be known about it.
@@ -74,7 +74,7 @@ def model_card(recipe: Recipe, base: str, figures: Mapping[str, float], data: Se
         f"# {recipe.name}",
         "A masked diffusion LM that infills windows of instructions; "
         f"`load_denoiser` of dspy-diffusion-infill opens this folder. Base: `{base}`.",
-        "## Figures",
+        "## LoggedFigures",
         f"| figure | value |\n|---|---|\n{measured}" if measured else "None were asked for.",
         "`probe_` figures are nats (nll) or shares (accuracy) a token of held-out windows; `nelbo` "
         "is nats a response token."

@@ -24,7 +24,7 @@ from dspy_diffusion_infill.windows import Piece, Window
 SEPARATOR = "\n\n"
 _TRIMMED = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 _MARKED = re.compile(f"{OPEN}(.*?){CLOSE}", re.DOTALL)
-Examples = Sequence[tuple[str, str]]
+ExamplePairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def with_worked_examples(
     in any case.
     """
 
-    def row_of(examples: Examples) -> Row:
+    def row_of(examples: ExamplePairs) -> Row:
         answered = [f"{question} {answer}" for question, answer in examples[:-1]]
         above, below = (answered, []) if examples_first else ([], answered)
         prompt = SEPARATOR.join([*above, group.instructions, *below, examples[-1][0]])
@@ -143,7 +143,7 @@ def with_adapter(
     """The same as DSPy's ChatAdapter sends it: instructions in the system message, then turns."""
     signature = dspy.make_signature("input -> output", group.instructions)
 
-    def row_of(examples: Examples) -> Row:
+    def row_of(examples: ExamplePairs) -> Row:
         fields = [{"input": _without_markers(q), "output": a.strip()} for q, a in examples]
         return adapter_row(signature, fields[-1], demos=fields[:-1], adapter=dspy.ChatAdapter())
 
@@ -196,8 +196,8 @@ def _some_examples(
 
 
 def _most_that_fits(
-    row_of: Callable[[Examples], Row],
-    examples: Examples,
+    row_of: Callable[[ExamplePairs], Row],
+    examples: ExamplePairs,
     fits: Callable[[Row], bool] | None,
 ) -> Row:
     """The row of as many of the examples as fit, in their order, and of one in any case."""

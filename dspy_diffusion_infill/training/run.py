@@ -14,13 +14,13 @@ from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.placement import silent_progress
 from dspy_diffusion_infill.training.callbacks import (
     EvaluationDuringTraining,
-    Figures,
+    LoggedFigures,
     Progress,
 )
 from dspy_diffusion_infill.training.dataset import Collator, MaskedSequences
 from dspy_diffusion_infill.training.evaluation import EvaluationData, read_evaluation
 from dspy_diffusion_infill.training.masking import draw_mask
-from dspy_diffusion_infill.training.mixture import Mixture, Pool, make_pools, read_sources
+from dspy_diffusion_infill.training.mixture import Mixture, RowPool, make_pools, read_sources
 from dspy_diffusion_infill.training.model import Trainable, has_accelerator, load_trainable
 from dspy_diffusion_infill.training.options import OptimizerOptions, Recipe, Stage
 from dspy_diffusion_infill.training.output import write_output
@@ -48,7 +48,7 @@ class Trained:
     """
 
     output: Path
-    figures: Figures
+    figures: LoggedFigures
 
 
 def train(
@@ -139,7 +139,7 @@ class StagePlan:
 
 
 def plan_stage(
-    recipe: Recipe, number: int, pools: tuple[Pool, ...], output: Path, *, num_processes: int
+    recipe: Recipe, number: int, pools: tuple[RowPool, ...], output: Path, *, num_processes: int
 ) -> StagePlan:
     """Works out the number of steps, and shares a step among the processes.
 
@@ -166,7 +166,7 @@ def plan_stage(
 def run_stage(
     recipe: Recipe,
     plan: StagePlan,
-    pools: tuple[Pool, ...],
+    pools: tuple[RowPool, ...],
     model: Trainable,
     evaluation: EvaluationData,
     show: Callable[[str], None],
@@ -191,7 +191,7 @@ def run_stage(
 def build_trainer(
     recipe: Recipe,
     plan: StagePlan,
-    pools: tuple[Pool, ...],
+    pools: tuple[RowPool, ...],
     model: Trainable,
     show: Callable[[str], None],
     evaluation: EvaluationData | None = None,
@@ -221,14 +221,14 @@ def build_trainer(
 
 def measure(
     evaluation: EvaluationData, model: Trainable, trainer: DiffusionTrainer, *, seed: int
-) -> Figures:
+) -> LoggedFigures:
     """The figures of the model as it is, in the precision that it is trained in."""
     with trainer.clock_stopped(), trainer.autocast_smart_context_manager():
         return evaluation.measure(model.denoiser(), seed=seed)
 
 
 def _dataset(
-    recipe: Recipe, plan: StagePlan, pools: tuple[Pool, ...], model: Trainable
+    recipe: Recipe, plan: StagePlan, pools: tuple[RowPool, ...], model: Trainable
 ) -> MaskedSequences:
     masking = plan.stage.masking
     seed = recipe.seed + 1_000_003 * plan.number  # each stage draws anew
@@ -251,7 +251,7 @@ def _dataset(
     )
 
 
-def _pools_of(stage: Stage, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+def _pools_of(stage: Stage, pools: tuple[RowPool, ...]) -> tuple[RowPool, ...]:
     """The pools that the stage draws from, with its own weights where it has any."""
     if stage.weights is None:
         return pools

@@ -42,7 +42,7 @@ from dspy_diffusion_infill.denoisers.checkpoints import smollm2
 from dspy_diffusion_infill.denoisers.checkpoints.tokenizer import load_tokenizer
 from dspy_diffusion_infill.training.dataset import Collator, MaskedSequence, MaskedSequences
 from dspy_diffusion_infill.training.masking import draw_mask
-from dspy_diffusion_infill.training.mixture import Mixture, Pool
+from dspy_diffusion_infill.training.mixture import Mixture, RowPool
 from dspy_diffusion_infill.training.model import load_trainable
 from dspy_diffusion_infill.training.options import Recipe
 from dspy_diffusion_infill.training.recipe import load_recipe
@@ -69,9 +69,9 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     return load_recipe("smollm2-adapt-fs", [*overrides, *options.overrides])
 
 
-def pools_of(recipe: Recipe) -> tuple[Pool, ...]:
+def pools_of(recipe: Recipe) -> tuple[RowPool, ...]:
     groups = tuple(group for _, group in worked_groups(load_tasks(seed=0), seed=0))
-    return (Pool(groups, with_worked_examples, 1.0, recipe.data.max_length),)
+    return (RowPool(groups, with_worked_examples, 1.0, recipe.data.max_length),)
 
 
 def sequences(recipe: Recipe, coder: TextCoder, *, by_length: bool) -> list[MaskedSequence]:

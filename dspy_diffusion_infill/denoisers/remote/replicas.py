@@ -42,7 +42,7 @@ class UnavailableError(DenoiserError):
 
 
 @dataclass(slots=True, eq=False)
-class Replica:
+class HttpReplica:
     """One server.
 
     Attributes:
@@ -77,7 +77,7 @@ class Replicas:
         token = token or os.environ.get(TOKEN_VARIABLE) or None
         headers = {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
         limits = httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None)
-        self._all = [Replica(_checked(url)) for url in urls]
+        self._all = [HttpReplica(_checked(url)) for url in urls]
         self._client = httpx.Client(headers=headers, timeout=limits)
         self._lock = threading.Lock()
 
@@ -145,7 +145,7 @@ class Replicas:
 
     def _exchange(
         self,
-        replica: Replica,
+        replica: HttpReplica,
         method: str,
         path: str,
         body: bytes | None = None,
@@ -167,7 +167,7 @@ class Replicas:
             raise _error(replica.url, response)
         return response.content
 
-    def _lose(self, replica: Replica, error: httpx.TransportError) -> None:
+    def _lose(self, replica: HttpReplica, error: httpx.TransportError) -> None:
         """Lets it rest; requests that are lost with the first one change nothing more."""
         with self._lock:
             if (now := time.monotonic()) < replica.rests_until:

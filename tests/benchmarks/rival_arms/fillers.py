@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from dspy_diffusion_infill.chat_spans import Message
 from dspy_diffusion_infill.denoisers import Infilled, InfillRequest, Sampling, ScoreRequest
-from dspy_diffusion_infill.denoisers.protocol import Denoiser, Encoding, Message
+from dspy_diffusion_infill.denoisers.protocol import Denoiser, Encoding
 
 
 class Filler(Protocol):
