@@ -167,7 +167,7 @@ def test_held_out_runs_are_bounded_and_announced_before_the_first_call(denoiser,
     assert "16 train, 32 validation, 200 of 952 held-out rows" in output
     announced = "held-out rows, before and after it: 400 program runs more, about "
     assert announced in output
-    assert output.index(announced) < output.index("infilling")
+    assert output.index(announced) < output.index("first evaluation")
     assert len(engine.prompts) == 432
     assert "400 program runs on held-out rows" in output
 
