@@ -14,7 +14,7 @@ from dspy_diffusion_infill.optimizer.acceptance import Acceptance
 from dspy_diffusion_infill.optimizer.guidance import Guidance
 from dspy_diffusion_infill.optimizer.options import CHOICES, RUNS_PER_ROW, Auto
 from dspy_diffusion_infill.optimizer.prices import Price
-from dspy_diffusion_infill.optimizer.row_checks import check_rows
+from dspy_diffusion_infill.optimizer.row_checks import check_rows, is_same_row
 from dspy_diffusion_infill.programs import Parts, is_awaitable_only, signature_of
 from dspy_diffusion_infill.value_checks import check_number, check_whole
 from dspy_diffusion_infill.windows import Masking, SlidingWindow
@@ -93,7 +93,8 @@ def check_data(
     val = rows if valset is None else check_examples(valset, student, name="valset")
     check_rows(rows, student, name="trainset")
     check_rows(val, student, name="valset")
-    return rows, rows if val == rows else val, check_teacher(teacher)
+    are_same = len(val) == len(rows) and all(map(is_same_row, val, rows))
+    return rows, rows if are_same else val, check_teacher(teacher)
 
 
 def check_metric(metric: Any) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import dspy
 from dspy_diffusion_infill.optimizer.budget import BudgetSpentError
 from dspy_diffusion_infill.optimizer.checks import check_examples
 from dspy_diffusion_infill.optimizer.options import Holdout
-from dspy_diffusion_infill.optimizer.row_checks import check_rows
+from dspy_diffusion_infill.optimizer.row_checks import check_rows, place_of
 from dspy_diffusion_infill.optimizer.search import Search
 from dspy_diffusion_infill.programs import with_instructions
 from dspy_diffusion_infill.value_checks import check_number
@@ -43,9 +43,9 @@ def check_held_out(
     check_rows(check_examples(holdout, student, name="holdout"), student, name="holdout")
     for name, rows in taking_part.items():
         for number, row in enumerate(holdout):
-            if row in rows:
+            if (place := place_of(row, rows)) is not None:
                 raise ValueError(
-                    f"holdout[{number}] is {name}[{rows.index(row)}] too: a row of the search says "
+                    f"holdout[{number}] is {name}[{place}] too: a row of the search says "
                     "nothing of others, so leave it out of one of them"
                 )
 

@@ -125,6 +125,8 @@ def _complete(
             "that are scored, and guidance looks at the trainset; leave valset out"
         )
     data = {"trainset": rows} if val is rows else {"trainset": rows, "valset": val}
+    if isinstance(options.holdout, Sequence):
+        data["holdout"] = options.holdout
     budgeted = scoring.for_rows(len(val), default=default_auto(options.order))
     return with_metric(budgeted, output_fields(base), data)
 

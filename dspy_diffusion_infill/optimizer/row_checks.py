@@ -42,6 +42,22 @@ def check_rows(rows: Sequence[dspy.Example], program: dspy.Module, *, name: str)
                 )
 
 
+def place_of(row: dspy.Example, rows: Sequence[dspy.Example]) -> int | None:
+    """The number of the first of the rows that equals this one; None where none does.
+
+    Rows whose values cannot be compared, as arrays cannot, are different ones.
+    """
+    return next((number for number, other in enumerate(rows) if is_same_row(row, other)), None)
+
+
+def is_same_row(one: dspy.Example, other: dspy.Example) -> bool:
+    """Whether two rows are equal; False where their values cannot be compared."""
+    try:
+        return one is other or bool(one == other)
+    except Exception:  # of whatever a value's own ``==`` raises
+        return False
+
+
 def _check_inputs(
     row: dspy.Example, place: str, required: set[str], taken: set[str] | None
 ) -> None:
