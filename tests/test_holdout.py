@@ -3,6 +3,7 @@
 import logging
 
 import dspy
+import numpy
 import pytest
 from doubles import LEFT_TO_RIGHT, WordDenoiser, rule_lm
 from test_diffusion_infill import ROWS, answer_if_told_briefly, compile_with, program
@@ -13,6 +14,9 @@ from dspy_diffusion_infill.report import print_report
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 MORE = [*ROWS, *(dspy.Example(row, text=row.text + "!").with_inputs("text") for row in ROWS)]
+
+
+UNLABELLED = dspy.Example(text="number 1 is red").with_inputs("text")
 
 
 def rows_asked(prompts: list[str]) -> list[str]:
@@ -166,6 +170,7 @@ def test_rows_of_their_own_are_held_out_and_the_search_has_all_others():
         ([*MORE[9:], MORE[2]], ValueError, r"holdout\[3\] is trainset\[2\] too"),
         (["red"], TypeError, r"holdout\[0\] must be a dspy.Example, got"),
         ([dspy.Example(text="it")], ValueError, r"holdout\[0\] does not say which"),
+        ([MORE[9], UNLABELLED], ValueError, r"holdout\[1\]: the example .* labels none of"),
     ],
 )
 def test_rows_that_cannot_be_held_out_are_refused_before_any_call(holdout, error, words):
@@ -173,3 +178,21 @@ def test_rows_that_cannot_be_held_out_are_refused_before_any_call(holdout, error
     with pytest.raises(error, match=words):
         compile_with(lm=lm, rows=MORE[:9], holdout=holdout, max_metric_calls=120)
     assert engine.prompts == []
+
+
+@pytest.mark.parametrize(("num_held", "is_told"), [(0, True), (3, False)])
+def test_who_has_rows_held_out_is_not_told_to_hold_some_out(num_held, is_told, caplog):
+    compile_with(rows=MORE[:3], holdout=MORE[9 : 9 + num_held] or None, max_metric_calls=60)
+    assert "may be chance" in caplog.text
+    assert ("give holdout=0.25" in caplog.text) == is_told
+
+
+def test_rows_whose_values_cannot_be_compared_are_different_ones():
+    rows = [
+        dspy.Example(pixels=numpy.arange(number, number + 3), **row.toDict()).with_inputs("text")
+        for number, row in enumerate(MORE[:9])
+    ]
+    results = compile_with(rows=rows[:6], holdout=rows[6:], max_metric_calls=60).detailed_results
+    assert len(results.scores_after) == 6 and results.num_holdout == 3
+    with pytest.raises(ValueError, match=r"holdout\[0\] is trainset\[1\] too"):
+        compile_with(rows=rows[:6], holdout=[rows[1]], max_metric_calls=60)

@@ -85,11 +85,11 @@ def _warn(search: Search, records: DetailedResults) -> None:
     gain = records.score_after - records.score_before
     if gain > 0 and records.p_value > _CHANCE:
         logger.warning(
-            "a gain of %.3f on %d rows may be chance (p = %.2f): measure it on more rows, or give "
-            "holdout=0.25",
+            "a gain of %.3f on %d rows may be chance (p = %.2f): measure it on more rows%s",
             gain,
             len(records.scores_after),
             records.p_value,
+            "" if records.num_holdout else ", or give holdout=0.25",
         )
 
 
