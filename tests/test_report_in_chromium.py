@@ -5,6 +5,7 @@ make browser
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -13,6 +14,7 @@ import pytest
 from synthetic_results import POISON, TEXT, poisoned, synthetic
 from test_run_files import written
 
+from dspy_diffusion_infill.infiller.leaks import Likeness
 from dspy_diffusion_infill.report.page import page
 
 pytestmark = pytest.mark.browser
@@ -90,6 +92,15 @@ def test_filters_and_sorting_work_by_mouse_and_keyboard(show):
     scores = [f"{RESULTS.trials[number - 1].score:.3f}" for number in shown_rows(tab)]
     assert scores == sorted(scores, reverse=True)
     assert tab.locator("th[aria-sort=descending]").text_content() == "Score"
+
+
+def test_a_text_is_looked_for_in_window_and_fill_and_not_in_the_nearest_example(show):
+    near = (Likeness(3, "label", "zebra", 0.42),)
+    trials = [replace(one, nearest=near) for one in RESULTS.trials]
+    tab = show(page(replace(RESULTS, trials=tuple(trials))))
+    assert "zebra" in tab.locator("#trial-table").text_content()
+    trials_form(tab).get_by_label("Text").fill("zebra")
+    assert shown_rows(tab) == []
 
 
 def test_dropped_proposals_are_filtered_and_sorted_apart_from_trials(show):

@@ -28,7 +28,7 @@ const start = () => forms().forEach((form) => {
       row.hidden =
         (data.get("kind") && row.dataset.k !== data.get("kind")) ||
         (data.get("predictor") && !row.dataset.p.split("\n").includes(data.get("predictor"))) ||
-        (text && !row.querySelector(".edit").textContent.toLowerCase().includes(text));
+        (text && ![...row.querySelectorAll(".edit > del, .edit > ins")].some((part) => part.textContent.toLowerCase().includes(text)));
       shown += !row.hidden;
     }
     form.querySelector("output").textContent = `${shown} of ${rows.length} ${form.dataset.rows}`;
