@@ -96,6 +96,13 @@ def test_a_folder_without_records_is_refused(tmp_path: Path):
         read_run(tmp_path)
 
 
+def test_of_a_folder_of_folds_it_is_told_which_of_them_have_records(tmp_path: Path):
+    written(tmp_path / "fold-2")
+    (tmp_path / "fold-1").mkdir()
+    with pytest.raises(DataError, match=r"has ended; of its folders \['fold-2'\] do$"):
+        read_run(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -82,9 +82,11 @@ def read_run(folder: str | Path) -> DetailedResults:
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
+        folds = sorted(one.parent.name for one in Path(folder).glob(f"*/{RUN_FILE}"))
+        inside = f"; of its folders {folds} do" if folds else ""
         raise DataError(
             f"{folder} holds no {RUN_FILE}: give the log_dir of a search whose first evaluation "
-            "has ended"
+            f"has ended{inside}"
         )
     try:
         values = parse_json(path.read_bytes())
