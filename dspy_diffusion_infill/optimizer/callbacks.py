@@ -25,7 +25,8 @@ class RunEvent:
     Attributes:
         about: what it is of: "baseline" (the student on the valset), "traced runs" (on the
             trainset, for responses that have no label), "trial" or "holdout".
-        ended: rows whose runs have ended.
+        ended: rows whose runs have ended by now; of runs that end at once, each event may count
+            all.
         replayed: of these, the rows that the journal of an earlier process had.
         rows: that the evaluation runs.
         spent: by the whole search, without the run that has just ended and those under way.
