@@ -16,6 +16,7 @@ from dspy_diffusion_infill.marks import read_marks
 _RIDERS = (
     "candidate_programs",
     "detailed_results",
+    "fold_scores",
     "total_calls",
     "trial_logs",
     "prompt_model_total_calls",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dspy
 import pytest
+from test_cross_validation import validated
 from test_progress import TASK, compiled
 
 from dspy_diffusion_infill import DiffusionInfill, Sampling, TemplateAdapter, embedded_lm
@@ -101,3 +102,35 @@ def test_a_run_that_was_cut_off_is_closed_and_says_so(store):
     (run,) = runs(store)
     assert (run.info.status, run.data.tags["infill.end_reason"]) == ("KILLED", "interrupted")
     assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize("has_autolog", [True, False])
+def test_each_fold_has_a_run_of_its_own_within_the_active_one(store, has_autolog):
+    if has_autolog:
+        mlflow.dspy.autolog(log_compiles=True, log_traces=False, silent=True)
+    given = {} if has_autolog else {"callbacks": [MLflowCallback()]}
+    with mlflow.start_run() as parent:
+        better = validated(max_metric_calls=120, **given)
+    folds = [run for run in runs(store) if "mlflow.parentRunId" in run.data.tags]
+    names = [f"fold {number} of 3" for number in (1, 2, 3)]
+    assert sorted(run.info.run_name for run in folds) == names
+    for run in folds:
+        record = better.fold_scores.folds[names.index(run.info.run_name)]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.params["infill.holdout"] == f"{record.num_holdout} examples"
+        best = store.get_metric_history(run.info.run_id, "infill.best_score")
+        assert [one.step for one in best] == list(range(len(record.trials) + 1))
+        assert best[-1].value == record.score_after
+    assert not store.get_metric_history(parent.info.run_id, "infill.best_score")
+    at_parent = {one.path for one in store.list_artifacts(parent.info.run_id)}
+    assert ("best_model.json" in at_parent) == has_autolog
+
+
+def test_a_fold_that_is_cut_off_before_its_run_leaves_the_active_one_alone(store):
+    def breaks(prompt: str) -> str:
+        raise KeyboardInterrupt
+
+    with mlflow.start_run() as parent, pytest.raises(KeyboardInterrupt):
+        validated(breaks, max_metric_calls=120, callbacks=[MLflowCallback()])
+    assert "infill.end_reason" not in store.get_run(parent.info.run_id).data.tags
+    assert store.list_artifacts(parent.info.run_id) == []

@@ -22,6 +22,9 @@ def compile_awaitable(
     if not isinstance(student, dspy.Module) or not is_awaitable_only(student):
         return compile_(student, *args, **options)
     result = compile_(dspy.syncify(copy_program(student)), *args, **options)
-    for program in (result, *(row["program"] for row in vars(result)["candidate_programs"])):
+    for program in (
+        result,
+        *(row["program"] for row in vars(result).get("candidate_programs", ())),
+    ):
         vars(program).pop("forward", None)  # what syncify has added
     return result

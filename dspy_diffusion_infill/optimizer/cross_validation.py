@@ -1,30 +1,39 @@
 """k-fold use of a small trainset: every row is held out once, and none is lost to the search."""
 
-import copy
+import asyncio
 import logging
 import random
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from dspy_diffusion_infill.denoisers import Denoiser, load_denoiser
 from dspy_diffusion_infill.optimizer.acceptance import paired_p
+from dspy_diffusion_infill.optimizer.awaitable import compile_awaitable
 from dspy_diffusion_infill.optimizer.budget import Caps
+from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
 from dspy_diffusion_infill.optimizer.checks import check_data
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.estimate import CostEstimate
+from dspy_diffusion_infill.optimizer.metrics import labelled_fields
+from dspy_diffusion_infill.optimizer.mlflow_callback import MLflowCallback, for_autolog
 from dspy_diffusion_infill.optimizer.options import Scoring, default_auto
+from dspy_diffusion_infill.optimizer.progress import ProgressBar
 from dspy_diffusion_infill.optimizer.results import DetailedResults, Scores, results_of
-from dspy_diffusion_infill.programs import copy_program
+from dspy_diffusion_infill.optimizer.row_checks import place_of
+from dspy_diffusion_infill.optimizer.spending import CapTooLowError
+from dspy_diffusion_infill.programs import copy_program, output_fields
 from dspy_diffusion_infill.value_checks import check_whole
 
 logger = logging.getLogger(__name__)
+
+_Split = tuple[list[dspy.Example], list[dspy.Example]]
+_FEWEST_LEFT = 2  # rows of a search
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,8 @@ class FoldScores:
 
     Attributes:
         folds: the record of each fold's search, in order. Its ``holdout_before`` and
-            ``holdout_after`` are of the rows that this search did not see.
+            ``holdout_after`` are of the rows that this search did not see. The last folds are not
+            there where those before them left too little of a cap.
         chosen: number of the fold, from 0, whose program is the result; None where the student
             scores as high on all rows.
     """
@@ -90,7 +100,8 @@ class CrossValidated(Teleprompter):
 
         Args:
             optimizer: whose options each search has. Its caps are for all folds together: a fold
-                may take an equal share of what is left. Each fold has a folder in its ``log_dir``.
+                may take an equal share of what is left. Each fold has a folder in its ``log_dir``,
+                a progress bar and an MLflow run; callbacks hear of one search after another.
             folds: how many, at least 2.
 
         Raises:
@@ -112,7 +123,7 @@ class CrossValidated(Teleprompter):
         """The optimizer's options, and ``folds``."""
         return {**self.optimizer.get_params(), "folds": self.folds}
 
-    # trainset also by position, as for ``DiffusionInfill``.
+    # trainset also by position, as for ``DiffusionInfill``; no valset: each row is scored on.
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         student: dspy.Module,
@@ -124,7 +135,7 @@ class CrossValidated(Teleprompter):
 
         Args:
             student: see ``DiffusionInfill.compile``.
-            trainset: at least as many rows as folds, and one more.
+            trainset: at least three rows, and as many as folds.
             teacher: see ``DiffusionInfill.compile``.
 
         Returns:
@@ -134,42 +145,88 @@ class CrossValidated(Teleprompter):
 
         Raises:
             TypeError: see ``DiffusionInfill.compile``; so are the other errors. An error that ends
-                a search carries the best program of all folds so far as ``best_program``.
-            ValueError: there are too few rows for the folds, or two rows are the same.
+                a search carries the best program of all folds so far as ``best_program``, and its
+                record as ``detailed_results``; where that is the student, that of the last search.
+            ValueError: there are too few rows for the folds, two rows are the same, or a share of a
+                cap does not cover what a fold must run: all before any call.
         """
-        dealt = self._dealt(student, trainset, teacher)
-        left, denoiser = self._caps(len(trainset)), self._denoiser()
+        started = time.monotonic()
+        splits = self._splits(student, trainset, teacher)
+        left = self._caps(len(trainset))
+        self._estimates(student, splits)  # what is wrong with any fold is an error here
+        left = _less(left, max_seconds=time.monotonic() - started)
         programs: list[dspy.Module] = []
-        for number, (kept, held) in enumerate(dealt):
-            logger.info("fold %d of %d: %d rows held out", number + 1, self.folds, len(held))
-            search = self._search(number, held, _share(left, self.folds - number), denoiser)
-            with _best_of_all(student, programs):
-                programs.append(search.compile(student, kept, teacher=teacher))
-            left = _less(left, results_of(programs[-1]))
-        return _chosen(student, programs)
+        with _best_of_all(student, programs):
+            for number, (kept, held) in enumerate(splits):
+                name = self._name(number)
+                logger.info("%s: %d rows held out", name, len(held))
+                search = self._search(number, held, _share(left, self.folds - number))
+                try:
+                    programs.append(search.compile(student, kept, teacher=teacher))
+                except CapTooLowError as error:  # the runs before took more than was foreseen
+                    logger.warning("%s is the first that is left out: %s", name, error)
+                    break
+                left = _less(left, **_spent(results_of(programs[-1])))
+            return _chosen(student, programs)
+
+    async def acompile(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        *,
+        teacher: dspy.Module | list[dspy.Module] | None = None,
+    ) -> dspy.Module:
+        """As ``compile``, in a thread: see ``DiffusionInfill.acompile``."""
+        return await asyncio.to_thread(
+            compile_awaitable, self.compile, student, trainset, teacher=teacher
+        )
 
     def estimate(
         self, student: dspy.Module, trainset: Sequence[dspy.Example]
     ) -> list[CostEstimate]:
         """The most that each fold's search can cost; no LM is called."""
-        dealt = self._dealt(student, trainset, None)
-        share, denoiser = _share(self._caps(len(trainset)), self.folds), self._denoiser()
-        return [
-            self._search(number, held, share, denoiser).estimate(student, kept)
-            for number, (kept, held) in enumerate(dealt)
-        ]
+        return self._estimates(student, self._splits(student, trainset, None))
 
-    def _search(
-        self, number: int, held: list[dspy.Example], caps: Caps, denoiser: Denoiser
-    ) -> DiffusionInfill:
+    def _estimates(self, student: dspy.Module, splits: Sequence[_Split]) -> list[CostEstimate]:
+        """Of each fold with an equal share of the caps.
+
+        Raises:
+            ValueError: as ``DiffusionInfill.estimate``, for any of the folds.
+        """
+        share = _share(self._caps(sum(map(len, splits[0]))), self.folds)
+        try:
+            return [
+                self._search(number, held, share).estimate(student, kept)
+                for number, (kept, held) in enumerate(splits)
+            ]
+        except CapTooLowError as error:
+            raise CapTooLowError(
+                f"{self.folds} folds share the caps, and with an equal share {error}; or give "
+                "fewer folds"
+            ) from error
+
+    def _name(self, number: int) -> str:
+        """What people call a fold."""
+        return f"fold {number + 1} of {self.folds}"
+
+    def _search(self, number: int, held: list[dspy.Example], caps: Caps) -> DiffusionInfill:
         """The optimizer of a fold."""
-        one = copy.copy(self.optimizer)
-        one.holdout, one.auto, one.denoiser = held, None, denoiser
-        for name, cap in asdict(caps).items():
-            setattr(one, name, cap)
-        if one.log_dir is not None:
-            one.log_dir = Path(one.log_dir) / f"fold-{number + 1}"
-        return one
+        folder = self.optimizer.log_dir
+        return self.optimizer.with_options(
+            **asdict(caps),
+            auto=None,
+            holdout=held,
+            log_dir=None if folder is None else Path(folder) / f"fold-{number + 1}",
+            display_progress=False,  # its bar is a callback, which has its name
+            search_callbacks=self._callbacks(self._name(number)),
+        )
+
+    def _callbacks(self, name: str) -> tuple[SearchCallback, ...]:
+        """Those of the optimizer, and a bar; a fold's curves in MLflow are a run of their own."""
+        given = self.optimizer.search_callbacks
+        bar = (ProgressBar(name),) if self.optimizer.display_progress else ()
+        every = (*bar, *given, *for_autolog(given))
+        return tuple(one.named(name) if isinstance(one, MLflowCallback) else one for one in every)
 
     def _caps(self, num_rows: int) -> Caps:
         """What all folds together may spend."""
@@ -177,29 +234,24 @@ class CrossValidated(Teleprompter):
         budget = Scoring(metric=None, caps=optimizer.caps, auto=optimizer.auto)
         return budget.for_rows(num_rows, default=default_auto(optimizer.order)).caps
 
-    def _denoiser(self) -> Denoiser:
-        """One for all folds."""
-        given = self.optimizer.denoiser
-        if given is None or isinstance(given, str | PathLike):
-            return load_denoiser(None if given is None else str(given))
-        return given
-
-    def _dealt(
+    def _splits(
         self,
         student: dspy.Module,
         trainset: Sequence[dspy.Example],
         teacher: dspy.Module | list[dspy.Module] | None,
-    ) -> list[tuple[list[dspy.Example], list[dspy.Example]]]:
+    ) -> list[_Split]:
         """For each fold the rows that its search has, and those that are held out from it."""
         has_lm = self.optimizer.validation_lm is not None
         rows, _, _ = check_data(student, trainset, None, teacher, has_lm=has_lm)
-        if len(rows) <= self.folds:
+        if self.optimizer.metric is None:  # of a row that lacks labels, tells its number here
+            labelled_fields(output_fields(student), {"trainset": rows})
+        if len(rows) < (fewest := max(self.folds, _FEWEST_LEFT + 1)):
             raise ValueError(
-                f"folds={self.folds} needs {self.folds + 1} rows or more, and the trainset has "
-                f"{len(rows)}: give fewer folds"
+                f"folds={self.folds} needs {fewest} rows or more, and the trainset has "
+                f"{len(rows)}: give {'more rows' if fewest > self.folds else 'fewer folds'}"
             )
         for number, row in enumerate(rows):
-            if (first := rows.index(row)) < number:
+            if (first := place_of(row, rows)) is not None and first < number:
                 raise ValueError(
                     f"trainset[{first}] and trainset[{number}] are the same: one of them would be "
                     "in a search that the other is held out from, so leave it out"
@@ -227,20 +279,24 @@ def _share(left: Caps, folds: int) -> Caps:
     )
 
 
-def _less(left: Caps, spent: DetailedResults) -> Caps:
-    """What a search has left over."""
-    taken = {
-        "max_metric_calls": spent.metric_calls,
-        "max_lm_tokens": spent.lm_tokens,
-        "max_cost": spent.lm_cost or 0.0,
-        "max_seconds": spent.seconds,
-    }
+def _less(left: Caps, **taken: float) -> Caps:
+    """What is left of the caps, by name."""
     return Caps(
         **{
-            name: None if cap is None else max(0, cap - taken[name])
+            name: None if cap is None else max(0, cap - taken.get(name, 0))
             for name, cap in asdict(left).items()
         }
     )
+
+
+def _spent(search: DetailedResults) -> dict[str, float]:
+    """What a search took, by the cap on it."""
+    return {
+        "max_metric_calls": search.metric_calls,
+        "max_lm_tokens": search.lm_tokens,
+        "max_cost": search.lm_cost or 0.0,
+        "max_seconds": search.seconds,
+    }
 
 
 @contextmanager
@@ -251,7 +307,10 @@ def _best_of_all(student: dspy.Module, programs: list[dspy.Module]) -> Generator
     except BaseException as error:
         if programs:
             found = [*programs, *filter(None, [vars(error).get("best_program")])]
-            vars(error)["best_program"] = _chosen(student, found)
+            vars(error)["best_program"] = best = _chosen(student, found)
+            vars(error)["detailed_results"] = vars(best).get(
+                "detailed_results", results_of(found[-1])
+            )
         raise
 
 

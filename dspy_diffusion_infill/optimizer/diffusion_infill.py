@@ -41,12 +41,7 @@ from dspy_diffusion_infill.optimizer.options import (
     Validation,
     kind_of_search,
 )
-from dspy_diffusion_infill.optimizer.plan import (
-    Plan,
-    budget_of,
-    open_answers,
-    open_journal,
-)
+from dspy_diffusion_infill.optimizer.plan import Plan, budget_of, open_answers, open_journal
 from dspy_diffusion_infill.optimizer.prepare import prepare
 from dspy_diffusion_infill.optimizer.prices import Price
 from dspy_diffusion_infill.optimizer.search import Search
@@ -59,8 +54,7 @@ from dspy_diffusion_infill.windows import Masking
 
 logger = logging.getLogger(__name__)
 
-# A copy of the optimizer shares these.
-_KEPT_WHOLE = ("denoiser", "guidance", "validation_lm", "search_callbacks")
+_KEPT_WHOLE = ("denoiser", "guidance", "validation_lm", "search_callbacks")  # a copy shares them
 
 
 class DiffusionInfill(Teleprompter):
@@ -276,6 +270,12 @@ class DiffusionInfill(Teleprompter):
             if name not in _KEPT_WHOLE:
                 setattr(copied, name, copy.deepcopy(value, memo))
         return copied
+
+    def with_options(self, **options: Any) -> "DiffusionInfill":
+        """A copy with other options, unchecked, that shares the denoiser, which is loaded now."""
+        self._denoiser()
+        vars(one := copy.copy(self)).update(options, _loaded=self._loaded)
+        return one
 
     def estimate(
         self,

@@ -4,6 +4,7 @@
 is on, a search adds its options and trials to the same run, without a callback that is given.
 """
 
+import copy
 import importlib
 import math
 import sys
@@ -25,14 +26,19 @@ _PREFIX = "infill."
 
 
 class MLflowCallback(SearchCallback):
-    """Writes into the active MLflow run, or into one of its own where none is active."""
+    """Writes into the active MLflow run, or into one of its own where none is active.
 
-    def __init__(self, *, report: bool = True) -> None:
+    Each fold of ``CrossValidated`` has a run of its own, inside of the active one.
+    """
+
+    def __init__(self, *, report: bool = True, run_name: str | None = None) -> None:
         """Imports MLflow.
 
         Args:
             report: keep the HTML report as an artifact; it holds instructions, and inputs and
                 answers of rows.
+            run_name: of a run of its own, inside of the active one if there is one; None writes
+                into the active one.
 
         Raises:
             ImportError: MLflow is not installed.
@@ -40,16 +46,22 @@ class MLflowCallback(SearchCallback):
         import mlflow
 
         self._mlflow: Any = mlflow
-        self._report = report
+        self._report, self._run_name = report, run_name
         self._own_run = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "MLflowCallback":
         return self
 
+    def named(self, run_name: str) -> "MLflowCallback":
+        """Another one that writes into a run of its own with this name."""
+        one = copy.copy(self)
+        one._run_name, one._own_run = run_name, False
+        return one
+
     def on_start(self, event: StartEvent) -> None:
-        """Begins a run where none is active; the options become parameters."""
-        if self._mlflow.active_run() is None:
-            self._mlflow.start_run(run_name="DiffusionInfill")
+        """Begins a run where none is active, or one of its own; the options become parameters."""
+        if self._run_name is not None or self._mlflow.active_run() is None:
+            self._mlflow.start_run(run_name=self._run_name or "DiffusionInfill", nested=True)
             self._own_run = True
         results = event.results
         options = {**results.settings["options"], **results.settings["used"]}
@@ -66,7 +78,8 @@ class MLflowCallback(SearchCallback):
 
     def on_end(self, event: EndEvent) -> None:
         """The program as DSPy's JSON, the report, and why the search ended."""
-        if self._mlflow.active_run() is None:  # it was cut off before it began
+        is_lost = self._run_name is not None and not self._own_run
+        if is_lost or self._mlflow.active_run() is None:  # it was cut off before it began
             return
         try:
             self._log_end(event)

@@ -17,7 +17,7 @@ from dspy_diffusion_infill.optimizer.callbacks import (
 )
 from dspy_diffusion_infill.optimizer.results import DetailedResults
 
-_FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 _OTHER_WIDTH = len("100%|█|  [00:00<00:00]")  # columns around calls and what follows the times
 _SHORTEST_WINDOW, _LONGEST_WINDOW = 8, 24  # characters of its text
 _STAGES = {"baseline": "first evaluation", "traced runs": "traced runs", "holdout": "holdout"}
@@ -26,8 +26,14 @@ _STAGES = {"baseline": "first evaluation", "traced runs": "traced runs", "holdou
 class ProgressBar(SearchCallback):
     """Moves with the metric calls; tqdm tells the time left by the calls that remain."""
 
-    def __init__(self) -> None:
+    def __init__(self, fold: str = "") -> None:
+        """Nothing is shown before the first run.
+
+        Args:
+            fold: what stands in front, where the search is one of several.
+        """
         self._bar: Any = None
+        self._fold = fold
         self._max_seconds = math.inf
         self._results: DetailedResults | None = None
         self._window: tuple[str, str] | None = None  # predictor and text
@@ -36,7 +42,12 @@ class ProgressBar(SearchCallback):
         """Opens the bar, and moves it within an evaluation."""
         if self._bar is None:
             self._max_seconds = event.max_seconds or math.inf
-            self._bar = tqdm(total=event.most_metric_calls, bar_format=_FORMAT, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=event.most_metric_calls,
+                desc=self._fold or None,
+                bar_format=_FORMAT,
+                dynamic_ncols=True,
+            )
         if event.ended == event.replayed:  # took no time, and so is no part of the rate
             self._bar.initial += event.replayed
         stage = _STAGES.get(event.about)
@@ -90,7 +101,7 @@ class ProgressBar(SearchCallback):
         if self._window is None:
             return parts + kept
         calls = f"{self._bar.n}/{self._bar.total}"
-        room = shutil.get_terminal_size().columns - _OTHER_WIDTH - len(calls)
+        room = shutil.get_terminal_size().columns - _OTHER_WIDTH - len(self._bar.desc + calls)
         predictor, text = self._window
         for more, name in ((kept, f"{predictor}: "), (kept, ""), ([], "")):
             length = room - sum(len(part) + 2 for part in (*parts, *more, name + "“”"))

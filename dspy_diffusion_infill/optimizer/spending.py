@@ -58,6 +58,10 @@ def spending_of(
     )
 
 
+class CapTooLowError(ValueError):
+    """A cap does not cover what comes before the first trial, and after the last one."""
+
+
 def check_caps(caps: Caps, calls: int, spending: Spending) -> None:
     """Refuses caps that the first evaluation may pass, and a cap on a cost that nobody knows.
 
@@ -67,10 +71,11 @@ def check_caps(caps: Caps, calls: int, spending: Spending) -> None:
         spending: what they cost.
 
     Raises:
-        ValueError: in both cases.
+        CapTooLowError: in the first case.
+        ValueError: in the second.
     """
     if caps.max_metric_calls is not None and calls > caps.max_metric_calls:
-        raise ValueError(
+        raise CapTooLowError(
             f"max_metric_calls={caps.max_metric_calls} does not cover the first evaluations: "
             f"{calls} program runs"
         )
@@ -83,12 +88,12 @@ def check_caps(caps: Caps, calls: int, spending: Spending) -> None:
             )
     bound, mend = spending.bound, "raise it, give the LM a lower max_tokens, or give fewer rows"
     if caps.max_lm_tokens is not None and calls * bound.tokens > caps.max_lm_tokens:
-        raise ValueError(
+        raise CapTooLowError(
             f"max_lm_tokens={caps.max_lm_tokens} does not cover the first evaluations: {calls} "
             f"program runs of at most {bound.tokens} tokens; {mend}"
         )
     if caps.max_cost is not None and calls * bound.cost > caps.max_cost:
-        raise ValueError(
+        raise CapTooLowError(
             f"max_cost={caps.max_cost} does not cover the first evaluations: {calls} program runs "
             f"of at most {bound.cost:.6f} USD; {mend}"
         )
