@@ -194,4 +194,4 @@ def test_a_call_that_fails_is_made_again_after_longer_and_longer_waits(wholes):
     first, second, third = asked[5:8]
     assert first[1] == second[1] == third[1]
     waits = second[0] - first[0], third[0] - second[0]
-    assert 0.5 < waits[0] < waits[1] < 8
+    assert waits[0] >= 1 and waits[1] >= 2, "as DSPy doubles them; a busy machine adds to both"
