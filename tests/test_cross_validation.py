@@ -14,7 +14,7 @@ from test_diffusion_infill import TASK, answer_if_told_briefly, program
 from dspy_diffusion_infill.lms.engines import AsyncInThread
 from dspy_diffusion_infill.optimizer import diffusion_infill
 from dspy_diffusion_infill.optimizer.callbacks import RunEvent, SearchCallback
-from dspy_diffusion_infill.optimizer.cross_validation import CrossValidated, FoldScores
+from dspy_diffusion_infill.optimizer.cross_validation import CrossValidation, FoldScores
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.programs import copy_program, instructions_of
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -36,7 +36,7 @@ def optimizer(denoiser=None, **options) -> DiffusionInfill:
 
 def validated(rule=answer_if_told_briefly, *, folds=3, rows=ROWS, lm=None, **options):
     with dspy.context(lm=lm or rule_lm(rule)[0], adapter=TemplateAdapter()):
-        return CrossValidated(optimizer(**options), folds=folds).compile(program(), rows)
+        return CrossValidation(optimizer(**options), folds=folds).compile(program(), rows)
 
 
 def outcome(program: dspy.Module) -> FoldScores:
@@ -159,7 +159,7 @@ def test_a_denoiser_is_loaded_once_within_the_time_and_is_known_by_its_name(monk
         def on_run(self, event: RunEvent) -> None:
             seconds.append(event.max_seconds)
 
-    one = CrossValidated(
+    one = CrossValidation(
         optimizer("slow", max_metric_calls=60, max_seconds=60, callbacks=[Noting()]), folds=3
     )
     with dspy.context(lm=rule_lm(answer_if_told_briefly)[0], adapter=TemplateAdapter()):
@@ -200,7 +200,7 @@ class Awaited(dspy.Module):
 
 @pytest.mark.parametrize("rule", [answer_if_told_briefly, lambda prompt: "no idea"])
 def test_a_program_that_can_only_be_awaited_stays_so(rule):
-    one = CrossValidated(optimizer(max_metric_calls=120), folds=3)
+    one = CrossValidation(optimizer(max_metric_calls=120), folds=3)
     with dspy.context(lm=rule_lm(rule)[0], adapter=TemplateAdapter()):
         better = asyncio.run(one.acompile(Awaited(), ROWS))
         answer = asyncio.run(better.acall(text="number 1 is blue"))
@@ -245,7 +245,7 @@ def test_an_error_carries_the_best_program_of_the_folds_before_it():
 
 def test_the_estimate_is_one_of_each_fold():
     with dspy.context(lm=rule_lm(answer_if_told_briefly)[0], adapter=TemplateAdapter()):
-        one = CrossValidated(optimizer(max_metric_calls=120), folds=3)
+        one = CrossValidation(optimizer(max_metric_calls=120), folds=3)
         estimates = one.estimate(program(), ROWS)
     assert [estimate.metric_calls for estimate in estimates] == [40, 40, 40]
 
@@ -281,7 +281,7 @@ def test_a_row_that_only_some_folds_show_the_denoiser_is_refused_before_any_call
             return super().format(signature, demos, inputs)
 
     lm, engine = rule_lm(answer_if_told_briefly)
-    one = CrossValidated(optimizer(max_metric_calls=120), folds=3)
+    one = CrossValidation(optimizer(max_metric_calls=120), folds=3)
     with dspy.context(lm=lm, adapter=Choosy()), pytest.raises(ValueError, match="not this one"):
         one.compile(program(), ROWS)
     assert engine.prompts == []
@@ -289,4 +289,4 @@ def test_a_row_that_only_some_folds_show_the_denoiser_is_refused_before_any_call
 
 def test_another_optimizer_is_refused():
     with pytest.raises(TypeError, match="optimizer must be a DiffusionInfill, got COPRO"):
-        CrossValidated(dspy.COPRO(metric=None))
+        CrossValidation(dspy.COPRO(metric=None))

@@ -8,7 +8,7 @@ from embedded_pair import loaded_once, needs_embedded_pair
 
 from dspy_diffusion_infill.denoisers import Sampling
 from dspy_diffusion_infill.lms.embedded import embedded_lm
-from dspy_diffusion_infill.optimizer.cross_validation import CrossValidated
+from dspy_diffusion_infill.optimizer.cross_validation import CrossValidation
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
 from dspy_diffusion_infill.optimizer.infill_proposer import InfillProposer
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
@@ -169,7 +169,7 @@ def test_gepa_evolves_better_programs_without_a_reflection_lm():
 def test_infill_then_the_folds_of_a_small_trainset():
     optimizer = infill()
     optimizer.max_metric_calls = 2 * 3 * len(ROWS)
-    folded = CrossValidated(optimizer, folds=2)
+    folded = CrossValidation(optimizer, folds=2)
     last = together("infill -> folded", infill=infill(), folded=folded)
     assert len(last.fold_scores.scores_after) == len(ROWS)
 

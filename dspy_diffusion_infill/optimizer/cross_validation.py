@@ -86,7 +86,7 @@ class FoldScores:
         )
 
 
-class CrossValidated(Teleprompter):
+class CrossValidation(Teleprompter):
     """Searches once a fold, each time on the rows of the others, and keeps the best program.
 
     For 10 to 40 rows, of which none can be spared for a ``holdout``. The rows of a fold take no

@@ -28,7 +28,7 @@ _PREFIX = "infill."
 class MLflowCallback(SearchCallback):
     """Writes into the active MLflow run, or into one of its own where none is active.
 
-    Each fold of ``CrossValidated`` has a run of its own, inside of the active one.
+    Each fold of ``CrossValidation`` has a run of its own, inside of the active one.
     """
 
     def __init__(self, *, report: bool = True, run_name: str | None = None) -> None:
