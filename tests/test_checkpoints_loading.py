@@ -127,7 +127,7 @@ def test_the_weights_of_another_kind_of_model_are_not_downloaded(tmp_path, monke
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("device", "gpu-one"), ("dtype", "int8"), ("quantization", "2bit")],
+    [("device", "gpu-one"), ("dtype", "int8"), ("quantization", "2bit"), ("compile", "fast")],
 )
 def test_an_option_without_that_value(llada, option, value):
     with pytest.raises(ValueError, match=f"got {option}='{value}'"):
@@ -141,6 +141,8 @@ def test_an_option_without_that_value(llada, option, value):
         {"device": "gpu-one"},
         {"quantization": "2bit"},
         {"quantization": "4bit", "device": "cpu"},
+        {"compile": "fast"},
+        {"compile": "reduce-overhead", "device": "cpu"},
     ],
     ids=str,
 )

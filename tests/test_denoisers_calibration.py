@@ -19,12 +19,22 @@ def denoiser(request, tmp_path_factory) -> TransformerDenoiser:
 
 def test_each_cache_is_compared_at_all_masks_of_all_passes(denoiser):
     requests = hidden_windows(denoiser, [slot("Name the day.")], num_windows=1, seed=0)
-    window, context = calibrate(denoiser, requests)
-    assert (window.cache, context.cache) == ("window", "context")
-    for one in (window, context):
+    window, around, context = calibrate(denoiser, requests)
+    assert [one.cache for one in (window, around, context)] == ["window", "around", "context"]
+    for one in (window, around, context):
         assert (one.num_windows, one.num_tokens) == (1, 8 * 9 // 2)
         assert 0 <= one.agreement <= 1 and one.kl > 0
         assert one.nll != one.nll_exact == window.nll_exact
+
+
+def test_caches_are_compared_with_each_drift_too(denoiser):
+    requests = hidden_windows(denoiser, [slot("Name the day.")], num_windows=1, seed=0)
+    found = calibrate(denoiser, requests, [1e6, 0])[3:]
+    shared = [(cache, limit) for cache in ("around", "context") for limit in (1e6, 0)]
+    assert [(one.cache, one.max_drift) for one in found] == shared
+    for never, always in (found[:2], found[2:]):
+        assert never.refreshes == 0 < always.refreshes <= 8
+        assert always.agreement == 1 and always.nll == pytest.approx(always.nll_exact, abs=1e-4)
 
 
 def test_a_true_fill_learns_the_exact_likelihood_of_the_true_tokens(denoiser):
@@ -65,7 +75,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
     result = CliRunner().invoke(app, [*command, "--json", str(tmp_path / out)])
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / out).read_text())
-    assert [one["cache"] for one in figures["caches"]] == ["window", "context"]
+    assert [one["cache"] for one in figures["caches"]] == ["window", "around", "context"]
     caches, thresholds = (part.splitlines()[1:] for part in result.output.split("\n\n"))
     for one, line in zip(figures["caches"], caches, strict=True):
         assert line.split()[:2] == [one["cache"], f"{one['agreement']:.1%}"]

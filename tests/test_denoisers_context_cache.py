@@ -263,5 +263,7 @@ def test_cached_is_a_deprecated_name_of_two_caches():
 
 
 def test_an_unknown_cache_is_refused():
-    with pytest.raises(ValueError, match="cache must be one of 'off', 'window', 'context'"):
+    with pytest.raises(
+        ValueError, match="cache must be one of 'off', 'window', 'around', 'context'"
+    ):
         Sampling(cache="all")  # type: ignore[arg-type]

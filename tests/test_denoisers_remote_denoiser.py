@@ -25,6 +25,7 @@ SAMPLINGS = [
     Sampling(steps=3),
     Sampling(steps=8, temperature=0.0, cache="window"),
     Sampling(steps=4, temperature=1.5, top_p=0.9, block_length=3, cache="context"),
+    Sampling(steps=4, cache="around", max_drift=0.05),
 ]
 
 

@@ -6,7 +6,12 @@ from doubles import WordDenoiser
 
 from dspy_diffusion_infill.contexts import Slot, WorkedExample
 from dspy_diffusion_infill.errors import DataError
-from dspy_diffusion_infill.infiller.hidden_windows import bundled_task, hidden_windows, read_task
+from dspy_diffusion_infill.infiller.hidden_windows import (
+    bundled_task,
+    hidden_windows,
+    read_task,
+    with_other_text,
+)
 from dspy_diffusion_infill.template_adapter import TemplateAdapter
 
 TASK = {"human_instructions": ["Name the day."], "train": [{"input": "1", "outputs": ["Mo"]}] * 3}
@@ -30,6 +35,24 @@ def test_windows_hide_their_own_tokens_in_a_context_that_is_shared():
         shown = denoiser.decode(whole)
         assert shown == denoiser.decode(request.context.input_ids)
     assert requests[:3] == requests[3:]
+
+
+def test_a_context_can_hold_the_text_of_another_window():
+    denoiser, text = WordDenoiser(), " ".join(f"w{number}" for number in range(30))
+    requests = hidden_windows(denoiser, [slot(text)], num_windows=3, seed=0)
+    changed = with_other_text(requests, seed=0)
+    by_text = {tuple(one.input_ids): one for one in requests}
+    assert len(changed) == 2  # the context of the first window is cut into other words
+    for other in changed:
+        own = by_text[tuple(other.input_ids)]
+        assert other.context is not None and own.context is not None
+        pairs = zip(own.context.input_ids, other.context.input_ids, strict=True)
+        places = [k for k, (before, after) in enumerate(pairs) if before != after]
+        assert places == [k for k, one in enumerate(own.input_ids) if one == denoiser.mask_id]
+        kept = [other.context.input_ids[k] for k in places]
+        assert kept in [list(one.targets) for one in requests if one != own]
+    assert with_other_text(requests, seed=0) == changed
+    assert with_other_text(requests[:1], seed=0) == []
 
 
 def test_a_task_gives_its_first_instructions_and_rows(tmp_path):

@@ -284,3 +284,14 @@ def test_a_context_that_only_fits_with_the_window_taken_out_is_not_shared():
     alone = infiller.masked_context(slot(), TASK, short, random.Random(0))
     assert alone.input_ids == whole.input_ids
     assert alone.shared is None and whole.shared is not None
+
+
+def test_refreshes_of_proposals_are_counted():
+    class Drifting(WordDenoiser):
+        def infill(self, requests, sampling):
+            return [replace(one, num_refreshes=2) for one in super().infill(requests, sampling)]
+
+    infiller = Infiller(Drifting(), Sampling(cache="context", max_drift=0.5))
+    for _ in range(2):
+        infiller.propose(slot(), TASK, WINDOW, num=3, seed=0)
+    assert infiller.num_refreshes == 12

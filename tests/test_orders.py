@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import dspy
 import pytest
@@ -293,8 +294,18 @@ def test_a_search_over_shared_contexts_says_so_and_goes_on_as_it_began(tmp_path)
     (tmp_path / "journal.jsonl").write_text("".join(lines[: len(lines) // 2]))
     resumed = adaptive(never_right, **options, log_dir=tmp_path)
     assert resumed.trials == whole.trials
-    assert resumed.cache == "context"
+    assert (resumed.cache, resumed.cache_refreshes) == ("context", 0)
     assert adaptive(never_right, max_metric_calls=60).cache == "off"
+
+
+def test_a_search_says_how_often_a_context_had_drifted():
+    class Drifting(WordDenoiser):
+        def infill(self, requests, sampling):
+            return [replace(one, num_refreshes=1) for one in super().infill(requests, sampling)]
+
+    sampling = Sampling(cache="around", max_drift=0.3)
+    found = adaptive(never_right, denoiser=Drifting(), sampling=sampling, max_metric_calls=60)
+    assert found.cache_refreshes == found.counts.proposed > 0
 
 
 @pytest.mark.parametrize(

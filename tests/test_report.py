@@ -112,6 +112,11 @@ def test_counts_say_what_became_of_proposals_and_what_it_took():
     )
 
 
+def test_refreshes_of_a_cache_are_counted_where_there_were_any():
+    line = counts_line(replace(RESULTS, cache_refreshes=5)).splitlines()[1]
+    assert line == "16 metric calls, 72 denoiser passes, 5 cache refreshes, 3 s"
+
+
 @pytest.mark.parametrize(("failures", "end"), [(0, "3 s"), (4, "3 s, 4 runs failed")])
 def test_failed_runs_are_counted_where_there_were_any(failures, end):
     assert counts_line(replace(RESULTS, num_failures=failures)).endswith(end)

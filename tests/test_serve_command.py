@@ -43,6 +43,12 @@ def test_a_given_token_is_not_printed(run, monkeypatch: pytest.MonkeyPatch):
     assert isinstance(run("--token", "short")[0].exception, ValueError)
 
 
+def test_options_of_the_checkpoint_reach_it(run):
+    for option, value in (("compile", "fast"), ("quantization", "2bit"), ("dtype", "int8")):
+        error = run(f"--{option}", value, "--device", "cpu")[0].exception
+        assert isinstance(error, ValueError) and f"got {option}='{value}'" in str(error)
+
+
 @pytest.mark.slow
 def test_a_replica_that_is_killed_loses_nothing(tmp_path: Path):
     """Two processes of the command; the other one ends on SIGTERM."""

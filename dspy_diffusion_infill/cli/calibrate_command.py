@@ -1,13 +1,17 @@
 """``dspy-infill calibrate``: what the caches of ``Sampling`` cost in exactness."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dspy_diffusion_infill.cli.json_files import JsonFile, make_folder
+
+if TYPE_CHECKING:
+    from dspy_diffusion_infill.denoisers.calibration import Calibration, Parallel
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +32,13 @@ def calibrate_command(
         ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows of each task, at most.")] = 8,
+    max_drifts: Annotated[
+        list[float] | None,
+        typer.Option("--max-drift", min=0, help="Sampling(max_drift=…) too; may be repeated."),
+    ] = None,
+    other_text: Annotated[
+        bool, typer.Option(help="What is kept of a context has seen another text in the window.")
+    ] = False,
     json_path: JsonFile = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -44,6 +55,7 @@ def calibrate_command(
         bundled_task,
         hidden_windows,
         read_task,
+        with_other_text,
     )
 
     slots = [read_task(file) for file in tasks or []] or [bundled_task()]
@@ -51,7 +63,9 @@ def calibrate_command(
         make_folder(json_path)
     loaded = load(denoiser, device=device, dtype=dtype)
     requests = hidden_windows(loaded, slots, num_windows=windows, seed=seed)
-    found = calibrate(loaded, requests)
+    if other_text:
+        requests = with_other_text(requests, seed=seed)
+    found = calibrate(loaded, requests, max_drifts or [])
     parallel = compare_thresholds(loaded, requests, THRESHOLDS)
     if json_path is not None:
         figures = {
@@ -60,11 +74,19 @@ def calibrate_command(
             "thresholds": [asdict(one) for one in parallel],
         }
         json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    typer.echo(f"{'cache':8} {'agreement':>9} {'KL':>7} {'NLL':>7} {'exact':>7} {'windows':>7}")
+    _print(found, parallel)
+
+
+def _print(found: "Sequence[Calibration]", parallel: "Sequence[Parallel]") -> None:
+    typer.echo(
+        f"{'cache':8} {'agreement':>9} {'KL':>7} {'NLL':>7} {'exact':>7} {'windows':>7} "
+        f"{'drift':>6} {'refreshes':>9}"
+    )
     for one in found:
+        drift = "" if one.max_drift is None else f"{one.max_drift:g}"
         typer.echo(
             f"{one.cache:8} {one.agreement:9.1%} {one.kl:7.3f} {one.nll:7.3f} "
-            f"{one.nll_exact:7.3f} {one.num_windows:7}"
+            f"{one.nll_exact:7.3f} {one.num_windows:7} {drift:>6} {one.refreshes:9.2f}"
         )
     typer.echo(f"\n{'threshold':9} {'agreement':>9} {'passes':>7} {'without':>7}")
     for one in parallel:

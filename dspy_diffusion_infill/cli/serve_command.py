@@ -29,6 +29,9 @@ def serve_command(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Of a hub checkpoint.")] = None,
     quantization: Annotated[str | None, typer.Option(help="8bit or 4bit.")] = None,
+    compile: Annotated[
+        str | None, typer.Option(help="With torch: default, or reduce-overhead (GPU).")
+    ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 16,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that wait.")] = 64,
     max_rows: Annotated[int, typer.Option(min=1, help="Texts joined into a batch.")] = 64,
@@ -56,9 +59,8 @@ def serve_command(
         receive_seconds=receive_seconds,
         shutdown_seconds=shutdown_seconds,
     )
-    loaded = load(
-        denoiser, device=device, dtype=dtype, revision=revision, quantization=quantization
-    )
+    kind = {"device": device, "dtype": dtype}
+    loaded = load(denoiser, **kind, revision=revision, quantization=quantization, compile=compile)
 
     def on_ready(address: str) -> None:
         if not token:

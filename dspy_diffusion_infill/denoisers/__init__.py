@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MODEL_VARIABLE = "DSPY_INFILL_MODEL"
-_HERE = {"device": "auto", "dtype": "auto", "revision": None, "quantization": None}
+_HERE = {"device": "auto", "dtype": "auto", "revision": None, "quantization": None, "compile": None}
 
 
 def load_denoiser(
@@ -40,6 +40,7 @@ def load_denoiser(
     dtype: str = "auto",
     revision: str | None = None,
     quantization: str | None = None,
+    compile: str | None = None,
     token: str | None = None,
     timeout: float = 600.0,
     replicas: int | None = None,
@@ -61,6 +62,8 @@ def load_denoiser(
             that multiply it), ``float32``, ``bfloat16`` or ``float16``.
         revision: branch, tag or commit of a hub checkpoint.
         quantization: ``8bit`` or ``4bit`` (bitsandbytes, GPU only), or None.
+        compile: has torch compile norms and feed-forward networks, at the first pass:
+            ``default``, ``reduce-overhead`` (CUDA graphs, GPU only), or None.
         token: of the servers; None is the ``DSPY_INFILL_TOKEN`` variable.
         timeout: seconds that one answer of a server or replica may take, > 0; on a Ray cluster also
             until the first replica has loaded the checkpoint.
@@ -75,12 +78,19 @@ def load_denoiser(
         DenoiserError: the folder holds no weights, or the weights do not fit the config; a server
             cannot be reached, refuses the token, or is of another version.
         DenoiserMemoryError: the weights do not fit the device.
-        MissingDependencyError: an address begins with ``ray://``, and ray is not installed.
+        MissingDependencyError: an address begins with ``ray://``, and ray is not installed; or
+            torch is to compile, and finds no compiler.
         ValueError: an option has none of its values, a folder is asked for a revision, or a server
             for what was decided when it was started.
         TypeError: ``name_or_path`` is neither text nor a path.
     """
-    options = {"device": device, "dtype": dtype, "revision": revision, "quantization": quantization}
+    options: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "revision": revision,
+        "quantization": quantization,
+        "compile": compile,
+    }
     placed = {"replicas": replicas, "num_gpus": num_gpus, "num_cpus": num_cpus}
     placed = {name: value for name, value in placed.items() if value is not None}
     urls = _addresses(name_or_path)
@@ -98,7 +108,7 @@ def load_denoiser(
             f"got {name_or_path!r:.60}"
         )
     name = None if name_or_path is None else str(name_or_path)
-    return load(name, device=device, dtype=dtype, revision=revision, quantization=quantization)
+    return load(name, **options)
 
 
 def _served(

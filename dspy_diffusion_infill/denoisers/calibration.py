@@ -6,7 +6,7 @@ infill would choose there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
@@ -23,7 +23,7 @@ from dspy_diffusion_infill.denoisers.protocol import (
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
 THRESHOLDS = (0.9, 0.7, 0.5)
-CACHES: tuple[Cache, ...] = ("window", "context")
+CACHES: tuple[Cache, ...] = ("window", "around", "context")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class Calibration:
 
     Attributes:
         cache: which one.
+        max_drift: as of ``Sampling``.
         agreement: share of masked tokens with the same most likely token, 0 to 1.
         kl: mean KL divergence of the cached distribution from the exact one, nats a masked token,
             0 or more; lower is better.
@@ -39,15 +40,18 @@ class Calibration:
         nll: the same with the cache; lower is better.
         num_windows: windows that were filled.
         num_tokens: masked tokens that were compared, over all passes.
+        refreshes: how often the whole text was computed because of drift, a window.
     """
 
     cache: Cache
+    max_drift: float | None
     agreement: float
     kl: float
     nll_exact: float
     nll: float
     num_windows: int
     num_tokens: int
+    refreshes: float
 
 
 class TrueFill:
@@ -59,6 +63,7 @@ class TrueFill:
         self.ids, self.truth = ids.clone(), truth
         self.places = (ids == mask_id).nonzero()[:, 0]
         self.filled = self.places[:0]
+        self.num_refreshes = 0
         self.log_probs: list[Float[Tensor, "candidates vocabulary"]] = []
         self._block = block or len(truth)
 
@@ -85,12 +90,17 @@ class TrueFill:
         return [-float(own[0, token]) for own, token in pairs]
 
 
-def calibrate(denoiser: TransformerDenoiser, requests: Sequence[ScoreRequest]) -> list[Calibration]:
+def calibrate(
+    denoiser: TransformerDenoiser,
+    requests: Sequence[ScoreRequest],
+    max_drifts: Sequence[float] = (),
+) -> list[Calibration]:
     """Compares each cache with exact passes.
 
     Args:
         denoiser: the model.
         requests: masked texts with their true tokens, and the contexts that they share.
+        max_drifts: with each of them, the caches that share contexts once more.
 
     Raises:
         ValueError: no request has a masked token.
@@ -100,23 +110,28 @@ def calibrate(denoiser: TransformerDenoiser, requests: Sequence[ScoreRequest]) -
         raise ValueError("calibrate must have a request with a masked token, got none")
     # Window by window: the distributions of one are all that is held at a time.
     nll_exact = list[float]()
-    sums: dict[Cache, _Sums] = {cache: _Sums([], [], []) for cache in CACHES}
+    variants = [Sampling(cache=cache) for cache in CACHES]
+    shared = [one for one in variants if one.shares_contexts]
+    variants += [replace(one, max_drift=limit) for one in shared for limit in max_drifts]
+    sums = {variant: _Sums([], [], [], []) for variant in variants}
     for request in asked:
-        exact = _filled(denoiser, request, "off")
+        exact = _filled(denoiser, request, Sampling())
         nll_exact += exact.nll()
-        for cache, found in sums.items():
-            found.add(_filled(denoiser, request, cache), exact)
+        for variant, found in sums.items():
+            found.add(_filled(denoiser, request, variant), exact)
     return [
         Calibration(
-            cache=cache,
+            cache=variant.cache,
+            max_drift=variant.max_drift,
             agreement=fmean(found.equal),
             kl=max(0.0, fmean(found.kl)),
             nll_exact=fmean(nll_exact),
             nll=fmean(found.nll),
             num_windows=len(asked),
             num_tokens=len(found.equal),
+            refreshes=fmean(found.refreshes),
         )
-        for cache, found in sums.items()
+        for variant, found in sums.items()
     ]
 
 
@@ -173,16 +188,18 @@ class _Sums:
     equal: list[float]
     kl: list[float]
     nll: list[float]
+    refreshes: list[int]
 
     def add(self, cached: TrueFill, exact: TrueFill) -> None:
         for ours, truth in zip(cached.log_probs, exact.log_probs, strict=True):
             self.equal.extend((ours.argmax(-1) == truth.argmax(-1)).double().tolist())
             self.kl.extend((truth.exp() * (truth - ours)).sum(-1).tolist())
         self.nll.extend(cached.nll())
+        self.refreshes.append(cached.num_refreshes)
 
 
-def _filled(denoiser: TransformerDenoiser, request: ScoreRequest, cache: Cache) -> TrueFill:
+def _filled(denoiser: TransformerDenoiser, request: ScoreRequest, sampling: Sampling) -> TrueFill:
     block = denoiser.checkpoint.block_length
     fill = TrueFill(torch.tensor(request.input_ids), denoiser.mask_id, request.targets, block)
-    denoiser.run([fill], cache, [request.context])
+    denoiser.run([fill], sampling.cache, [request.context], max_drift=sampling.max_drift)
     return fill

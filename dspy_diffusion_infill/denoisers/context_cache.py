@@ -8,6 +8,9 @@
 3. In each later pass, the tokens that are read and those that the last step filled. All other
    tokens keep what they had, masked ones that are not read included.
 
+``Sampling(cache="around")`` computes in layer 3 what layer 2 has, for each request anew, and in
+both the token next to the instructions too: that one depends on them most.
+
 The requests of a text are rows of one sequence: a mask says which entry of the cache each token
 sees, so nothing is copied for each row, and the weights are read once for all of them. A context's
 entries stay where they are, and those of its texts come and go behind them. Where the instructions
@@ -28,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dspy_diffusion_infill.denoisers.drift import Probe, with_probe
 from dspy_diffusion_infill.denoisers.forward import TOKENS_PER_PASS, ForwardPasses, Logits
 from dspy_diffusion_infill.denoisers.growing_cache import ROOM, GrowingCache
 from dspy_diffusion_infill.denoisers.infill_state import Filling
@@ -48,23 +52,30 @@ class ContextCache:
         self._kept: OrderedDict[SharedContext, GrowingCache] = OrderedDict()
         self._lock = threading.Lock()
 
-    def infill(self, states: Sequence[Filling], contexts: Sequence[SharedContext | None]) -> None:
-        """Takes every state to its end; those that share text and context advance as one batch.
+    def infill(
+        self,
+        states: Sequence[Filling],
+        contexts: Sequence[SharedContext | None],
+        later: "Later",
+    ) -> None:
+        """Takes states to their end; those that share text and context advance as one batch.
 
         Args:
-            states: one for each request.
+            states: one for each request. Those without a context stay as they are where each pass
+                would compute all of their text.
             contexts: what each request shares with others; None is nothing.
+            later: what passes after the first compute.
         """
         same: dict[tuple[tuple[int, ...], SharedContext | None], list[Filling]] = {}
         for state, context in zip(states, contexts, strict=True):
-            if not state.done:
+            if not state.done and (context is not None or not later.is_whole):
                 same.setdefault((tuple(state.ids.tolist()), context), []).append(state)
         # What is kept comes first: otherwise it may have to make room before it is used.
         for (_, context), group in sorted(
             same.items(), key=lambda item: item[0][1] not in self._kept
         ):
             with self._lock:
-                self._fill(group, context)
+                self._fill(group, context, later)
 
     def logits(
         self,
@@ -74,16 +85,40 @@ class ContextCache:
     ) -> Logits:
         """Of the places of a masked text, over its context."""
         with self._lock:
-            return self._open(text, places, context)[1]
+            return self._open(text, places, context, Later())[1]
 
-    def _fill(self, group: Sequence[Filling], context: SharedContext | None) -> None:
+    def _fill(
+        self,
+        group: Sequence[Filling],
+        context: SharedContext | None,
+        later: "Later",
+        before: "Text | None" = None,
+    ) -> None:
+        """Takes states with one text to their end.
+
+        Args:
+            group: the states.
+            context: what lies around; None computes it.
+            later: what passes after the first compute.
+            before: the text over the context that has drifted from it.
+        """
         first = group[0]
-        text, logits = self._open(first.ids, first.candidates(), context)
+        text, logits = self._open(first.ids, first.candidates(), context, later, before)
+        if text.has_drifted():
+            return self._fill_anew(group, later, text)
         for state in group:
             state.advance(logits)
         rows = Rows(self._passes, text, len(first.ids), group)
         while unfinished := [number for number, state in enumerate(group) if not state.done]:
-            rows.step(unfinished)
+            for number in rows.step(unfinished):
+                self._fill_anew([group[number]], later, text)
+        return None
+
+    def _fill_anew(self, group: Sequence[Filling], later: "Later", before: "Text") -> None:
+        """For these states alone: no result may depend on what else was filled."""
+        for state in group:
+            state.num_refreshes += 1
+        self._fill(group, None, later, before)
 
     @torch.inference_mode()
     def _open(
@@ -91,14 +126,16 @@ class ContextCache:
         text: Int[Tensor, " length"],
         places: Int[Tensor, " places"],
         context: SharedContext | None,
+        later: "Later",
+        before: "Text | None" = None,
     ) -> tuple["Text", Logits]:
         """Computes a masked text over its context; returns it, and the logits of ``places``."""
         read, first, last = self._passes.reads(places), 0, len(text)
-        over = Text(
-            self._passes.new_cache(), torch.arange(0), torch.ones(0, dtype=torch.bool), 0, 0
-        )
+        over, place = Text.empty(self._passes.new_cache()), None
         if context is not None:
             first, last = _span(text, context, before=int(read.min()))
+            if later.is_whole or later.max_drift is not None:
+                first, last, place = with_probe(first, last, len(text))
             over = self._over(context, len(text), first, last)
         at = torch.arange(first, last)
         is_seen = torch.cat([over.is_seen, torch.ones_like(at, dtype=torch.bool)])
@@ -106,8 +143,17 @@ class ContextCache:
         logits = self._passes.extend(
             over.cache, text[at], at=at - over.shift, read=read - first, visible=visible
         )
-        positions = torch.cat([over.positions, at])
-        return replace(over, positions=positions, is_seen=is_seen), logits
+        opened = replace(over, positions=torch.cat([over.positions, at]), is_seen=is_seen)
+        if before is not None and before.probe is not None:
+            probe = before.probe.over(over.cache, before.probe.position)
+            return replace(opened, always=before.always, probe=probe), logits
+        if context is not None and place is not None and later.max_drift is not None:
+            # What is kept comes first, in the order of the text.
+            is_in_front, behind = place < context.start, len(text) - place
+            entry = place if is_in_front else over.num_kept - behind
+            probe = Probe(place, later.max_drift).over(over.cache, entry)
+            opened = replace(opened, always=torch.tensor([place]), probe=probe)
+        return (replace(opened, always=at) if later.is_whole else opened), logits
 
     def _over(self, context: SharedContext, length: int, first: int, last: int) -> "Text":
         """A text of this length, whose tokens before ``first`` and from ``last`` on are known."""
@@ -128,7 +174,7 @@ class ContextCache:
                 cache.update(rotated(keys, -shift, self._frequencies), values, number)
             is_seen = torch.cat([is_seen, torch.ones_like(front, dtype=torch.bool)])
             positions = torch.cat([positions, front])
-        return Text(cache, positions, is_seen, num_kept, shift)
+        return Text(cache, positions, is_seen, num_kept, shift, torch.arange(0))
 
     @property
     def _frequencies(self) -> Float[Tensor, " half"]:
@@ -165,6 +211,19 @@ class ContextCache:
         return dtype
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """What the passes after the first one compute of a text, beside what is read and filled.
+
+    Attributes:
+        is_whole: all that was computed over the context, instructions and masks.
+        max_drift: of a probe, which is computed too; beyond it, all that is kept. None is no probe.
+    """
+
+    is_whole: bool = False
+    max_drift: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A masked text in a cache.
@@ -175,6 +234,8 @@ class Text:
         is_seen: which entries are the text's.
         num_kept: so many entries are the context's, and stay in any case.
         shift: positions that the model is given are smaller by it.
+        always: positions that each pass computes.
+        probe: one of them, which tells how far the context has drifted; None is no probe.
     """
 
     cache: GrowingCache
@@ -182,6 +243,21 @@ class Text:
     is_seen: Bool[Tensor, " entries"]
     num_kept: int
     shift: int
+    always: Int[Tensor, " always"]
+    probe: Probe | None = None
+
+    @classmethod
+    def empty(cls, cache: GrowingCache) -> "Text":
+        """Of no tokens."""
+        none = torch.arange(0)
+        return cls(cache, none, none.bool(), 0, 0, none)
+
+    def has_drifted(self) -> bool:
+        """Whether the text as it was computed is too far from what is kept."""
+        if self.probe is None:
+            return False
+        own = (self.is_seen & (self.positions == self.probe.position)).nonzero()
+        return self.probe.has_drifted(self.cache, int(own[-1]))
 
 
 class Rows:
@@ -199,24 +275,25 @@ class Rows:
         self._rows = torch.full_like(text.positions, -1)
         self._is_changed = torch.zeros(len(states), length, dtype=torch.bool)
 
-    def step(self, numbers: Sequence[int]) -> None:
-        """One step of the states with these numbers."""
+    def step(self, numbers: Sequence[int]) -> list[int]:
+        """One step of the states with these numbers; returns those that have drifted before it."""
         reads = [self._passes.reads(self._states[number].candidates()) for number in numbers]
         computed = [
-            torch.cat([read, self._states[number].filled]).unique()
+            torch.cat([read, self._states[number].filled, self._text.always]).unique()
             for number, read in zip(numbers, reads, strict=True)
         ]
-        size = max(1, TOKENS_PER_PASS // max(map(len, computed)))
+        size, drifted = max(1, TOKENS_PER_PASS // max(map(len, computed))), list[int]()
         for k in range(0, len(numbers), size):
             some = slice(k, k + size)
-            self._pass(numbers[some], reads[some], computed[some])
+            drifted += self._pass(numbers[some], reads[some], computed[some])
+        return drifted
 
     def _pass(
         self,
         numbers: Sequence[int],
         reads: Sequence[Int[Tensor, " read"]],
         computed: Sequence[Int[Tensor, " computed"]],
-    ) -> None:
+    ) -> list[int]:
         # 1. The rows' tokens, one after the other.
         sizes = torch.tensor([len(own) for own in computed])
         row, at = torch.tensor(numbers).repeat_interleave(sizes), torch.cat(list(computed))
@@ -233,7 +310,7 @@ class Rows:
         self._is_last = torch.cat([self._is_last, torch.ones_like(at, dtype=torch.bool)])
         is_seen_by_all = (self._rows < 0) & ~self._is_changed[row][:, self._positions]
         visible = (is_seen_by_all | (self._rows == row[:, None])) & self._is_last
-        # 3. One pass, and a step of each.
+        # 3. One pass, and a step of each whose context holds.
         places = [
             start + torch.searchsorted(own, read.contiguous())
             for start, own, read in zip(sizes.cumsum(0) - sizes, computed, reads, strict=True)
@@ -245,8 +322,20 @@ class Rows:
             read=torch.cat(places),
             visible=visible,
         )
+        drifted = self._drifted(row, at)
         for number, own in zip(numbers, logits.split([len(read) for read in reads]), strict=True):
-            self._states[number].advance(own)
+            if number not in drifted:
+                self._states[number].advance(own)
+        return drifted
+
+    def _drifted(self, row: Int[Tensor, " tokens"], at: Int[Tensor, " tokens"]) -> list[int]:
+        """The rows whose probe has moved too far, of tokens that were computed last."""
+        probe, cache = self._text.probe, self._text.cache
+        if probe is None:
+            return []
+        found = (at == probe.position).nonzero()[:, 0].tolist()
+        start = len(self._positions) - len(at)
+        return [int(row[k]) for k in found if probe.has_drifted(cache, start + k)]
 
     def _forget(self, num_new: int) -> None:
         """Drops what nothing sees any more: where it is half of what was added, or for room."""

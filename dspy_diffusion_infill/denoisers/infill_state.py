@@ -54,11 +54,13 @@ class Filling(Protocol):
         ids: the tokens so far.
         places: the positions that were masked at first.
         filled: the positions that the last step filled.
+        num_refreshes: how often the whole text was computed since its context had drifted.
     """
 
     ids: Int[Tensor, " length"]
     places: Int[Tensor, " places"]
     filled: Int[Tensor, " filled"]
+    num_refreshes: int
 
     @property
     def done(self) -> bool:
@@ -82,6 +84,7 @@ class InfillState:
         places: the positions that were masked at first.
         num_passes: forward passes that this request took part in.
         filled: the positions that the last step filled.
+        num_refreshes: how often the whole text was computed since its context had drifted.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class InfillState:
     ) -> None:
         self.ids = ids.clone()
         self.places: Int[Tensor, " places"] = (ids == mask_id).nonzero()[:, 0]
-        self.num_passes = 0
+        self.num_passes = self.num_refreshes = 0
         self.filled: Int[Tensor, " filled"] = self.places[:0]
         self._sampling = sampling
         self._generator = Generator(device).manual_seed(seed % 2**63)
@@ -161,4 +164,4 @@ class InfillState:
     def result(self) -> Infilled:
         """The filled request."""
         confidence = float(self._probability.mean()) if len(self.places) else 1.0
-        return Infilled(tuple(self.ids.tolist()), confidence, self.num_passes)
+        return Infilled(tuple(self.ids.tolist()), confidence, self.num_passes, self.num_refreshes)

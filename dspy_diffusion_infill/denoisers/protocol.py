@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Algorithm = Literal["low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin"]
-Cache = Literal["off", "window", "context"]
+Cache = Literal["off", "window", "around", "context"]
+Compile = Literal["default", "reduce-overhead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class InfillRequest:
         input_ids: ids that hold the denoiser's ``mask_id`` where to fill; a 1-D tensor is taken
             too.
         seed: decides every random choice for this request, whatever else is in the batch.
-        context: what it shares with other requests; used with ``Sampling(cache="context")``.
+        context: what it shares with other requests; used with ``Sampling.shares_contexts``.
     """
 
     input_ids: "Sequence[int] | Tensor"
@@ -93,9 +94,14 @@ class Sampling:
         forbid_special: never fill in special tokens or end-of-text; the mask is never filled in.
         cache: which keys and values are kept from pass to pass. ``off`` is exact: none.
             ``window``: those of the visible tokens, from the first pass on; later passes compute
-            the masked tokens alone. ``context``: also those around the instructions, from request
-            to request; later passes compute what is read and what was filled last, for all requests
-            of a text at once. Both are approximations (docs/denoisers).
+            the masked tokens alone. ``around``: those around the instructions, from request to
+            request; each pass computes the instructions, for all requests of a text at once.
+            ``context``: also those of the instructions, from the first pass on; later passes
+            compute what is read and what was filled last. All are approximations (docs/denoisers).
+        max_drift: with ``cache="around"`` or ``"context"``, how far a token next to the
+            instructions may move from what is kept of it, a share of its length, 0 or more
+            (``drift``). Beyond it the text as it is then is computed whole, for this request. 0 is
+            exact, None never looks.
         cached: deprecated; True is ``cache="window"``, False is ``cache="off"``.
     """
 
@@ -108,6 +114,7 @@ class Sampling:
     threshold: float | None = None
     forbid_special: bool = True
     cache: Cache = "off"
+    max_drift: float | None = None
     cached: InitVar[bool | None] = None
 
     def __post_init__(self, cached: bool | None) -> None:
@@ -130,10 +137,22 @@ class Sampling:
         temperature = self._number("temperature")
         if temperature is not None and not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be 0 or more, got temperature={temperature}")
+        max_drift = self._number("max_drift")
+        if max_drift is not None and not 0 <= max_drift < math.inf:
+            raise ValueError(f"max_drift must be 0 or more, got max_drift={max_drift}")
+        if max_drift is not None and not self.shares_contexts:
+            raise ValueError(
+                f"max_drift must be None unless cache is 'around' or 'context', got {self.cache!r}"
+            )
         for name in ("top_p", "threshold"):
             share = self._number(name)
             if share is not None and not 0 < share <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {name}={share}")
+
+    @property
+    def shares_contexts(self) -> bool:
+        """Whether keys and values are kept from request to request."""
+        return self.cache in ("around", "context")
 
     def _number(self, name: str) -> float | None:
         value: Any = getattr(self, name)
@@ -151,11 +170,14 @@ class Infilled:
         confidence: mean probability, in (0, 1], that the model gave the filled tokens when it
             filled them.
         num_passes: forward passes that this request took part in.
+        num_refreshes: how often its whole text was computed since what was kept of its context had
+            drifted (``Sampling.max_drift``).
     """
 
     input_ids: tuple[int, ...]
     confidence: float
     num_passes: int
+    num_refreshes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

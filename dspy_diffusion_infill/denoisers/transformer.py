@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
 from dspy_diffusion_infill.denoisers.checkpoints.saving import save_checkpoint
-from dspy_diffusion_infill.denoisers.context_cache import ContextCache
+from dspy_diffusion_infill.denoisers.context_cache import ContextCache, Later
 from dspy_diffusion_infill.denoisers.forward import ForwardPasses, Logits
 from dspy_diffusion_infill.denoisers.infill_state import Filling, InfillState, ResolvedSampling
 from dspy_diffusion_infill.denoisers.protocol import (
@@ -162,7 +162,8 @@ class TransformerDenoiser:
             )
             for request in requests
         ]
-        self.run(states, sampling.cache, [self._checked(r.context) for r in requests])
+        contexts = [self._checked(request.context) for request in requests]
+        self.run(states, sampling.cache, contexts, max_drift=sampling.max_drift)
         return [state.result() for state in states]
 
     def run(
@@ -170,12 +171,15 @@ class TransformerDenoiser:
         states: Sequence[Filling],
         cache: Cache,
         contexts: Sequence[SharedContext | None],
+        *,
+        max_drift: float | None = None,
     ) -> None:
         """Takes every state to its end; ``contexts`` are those of their requests."""
         if cache == "window":
             self._infill_with_cache(states)
-        elif cache == "context":
-            self._contexts.infill(states, contexts)
+        elif cache in ("context", "around"):
+            later = Later(is_whole=cache == "around", max_drift=max_drift)
+            self._contexts.infill(states, contexts, later)
         while unfinished := [state for state in states if not state.done]:
             self._advance(unfinished)
 

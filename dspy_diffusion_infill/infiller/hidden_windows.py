@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,31 @@ def hidden_windows(
             context = infiller.masked_context(slot, text, hidden, rng)
             requests.append(ScoreRequest(context.input_ids, truth, context.shared))
     return requests
+
+
+def with_other_text(requests: Sequence[ScoreRequest], *, seed: int) -> list[ScoreRequest]:
+    """The same windows, in contexts that hold the tokens of other windows in their place.
+
+    So it is in a search: what is kept has seen the present text, and what is filled in is another
+    one. Windows whose contexts are cut into other tokens are left out.
+
+    Args:
+        requests: of ``hidden_windows``, with different texts.
+        seed: decides which other window.
+    """
+    rng, changed = random.Random(seed), list[ScoreRequest]()
+    for request in requests:
+        others = [one.targets for one in requests if one.targets and one.targets != request.targets]
+        context, num = request.context, len(request.targets)
+        if context is None or not others or len(context.input_ids) != len(request.input_ids):
+            continue
+        ids, other = list(context.input_ids), rng.choice(others)
+        places = [k for k, own in enumerate(request.input_ids) if own != ids[k]]
+        if len(places) == num:
+            for number, place in enumerate(places):
+                ids[place] = other[number % len(other)]
+            changed.append(replace(request, context=replace(context, input_ids=tuple(ids))))
+    return changed
 
 
 def _slot(instructions: str, rows: Iterable[tuple[Any, Any]]) -> Slot:

@@ -60,13 +60,15 @@ class Infiller:
         denoiser: the masked diffusion LM.
         sampling: steps, temperature, algorithm.
         examples_per_context: (fewest, most) worked examples in a context; each proposal draws its
-            own. With ``Sampling(cache="context")``, it takes one of a pool of
+            own. Where the sampling shares contexts, it takes one of a pool of
             ``CONTEXTS_PER_POOL`` contexts that all windows see.
+        num_refreshes: how often the whole text of a proposal was computed anew because of drift.
     """
 
     denoiser: Denoiser
     sampling: Sampling
     examples_per_context: tuple[int, int] = (1, 4)
+    num_refreshes: int = 0
     _warned: set[str] = field(default_factory=set)
 
     def propose(
@@ -99,7 +101,7 @@ class Infiller:
                 length.
         """
         rng = random.Random(seed)
-        if self.sampling.cache == "context":
+        if self.sampling.shares_contexts:
             drawn = [
                 self.masked_context(
                     slot, instructions, window, random.Random(f"{pool}/{k}"), weights
@@ -119,6 +121,7 @@ class Infiller:
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
         infilled = self.denoiser.infill(requests, sampling)
+        self.num_refreshes += sum(one.num_refreshes for one in infilled)
         proposals = []
         for context, result in zip(contexts, infilled, strict=True):
             fills = tuple(
@@ -239,7 +242,7 @@ class Infiller:
 
     def _with_shared(self, context: MaskedContext, slot: Slot, instructions: str) -> MaskedContext:
         """With the unmasked context, where it is wanted and fits."""
-        if self.sampling.cache != "context":
+        if not self.sampling.shares_contexts:
             return context
         whole = Window((Piece(0, len(instructions), 0),))
         messages = render_messages(slot, mark_window(instructions, whole), slot.examples)

@@ -113,6 +113,7 @@ def records_of(search: Search) -> DetailedResults:
         seconds=search.validator.budget.seconds,
         denoiser=plan.infiller.denoiser.name,
         cache=plan.infiller.sampling.cache,
+        cache_refreshes=plan.infiller.num_refreshes,
         guidance=None if plan.guide is None else plan.guide.scorer.name,
         skipped=dict(search.skipped),
         end_reason=search.end_reason,

@@ -183,6 +183,8 @@ class DetailedResults:
         seconds: wall time; no part of a comparison.
         denoiser: its name.
         cache: which keys and values it kept: ``Sampling.cache``.
+        cache_refreshes: how often a proposal's whole text was computed anew, since what was kept of
+            its context had drifted: ``Sampling.max_drift``.
         guidance: name of the response scorer; None without.
         skipped: predictors that were left alone, and why.
         end_reason: why the search ended; the name of a cap where one was reached.
@@ -229,6 +231,7 @@ class DetailedResults:
     guidance: str | None
     skipped: dict[str, str]
     end_reason: EndReason = "all windows tried"
+    cache_refreshes: int = 0
     holdout_before: float | None = None
     holdout_after: float | None = None
     num_holdout: int = 0

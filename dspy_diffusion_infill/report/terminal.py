@@ -57,7 +57,8 @@ def counts_line(results: DetailedResults) -> str:
         f"{c.proposed} proposals, {c.validated} validated, {c.accepted} kept"
         + (f"; dropped before any call: {reasons}" if reasons else "")
         + f"\n{results.metric_calls} metric calls, {results.denoiser_passes} denoiser passes, "
-        f"{results.seconds:.0f} s"
+        + (f"{results.cache_refreshes} cache refreshes, " if results.cache_refreshes else "")
+        + f"{results.seconds:.0f} s"
         + (f", {results.num_failures} runs failed" if results.num_failures else "")
     )
 

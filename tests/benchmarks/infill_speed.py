@@ -16,8 +16,12 @@ needed for these. All kinds fill the same windows of the same contexts on the sa
 * ``full`` is what one writes first: as many passes as masks, each over one whole text, with logits
   at all positions.
 * ``exact`` is ``denoiser.infill``, with the results of ``full``.
-* ``window`` and ``context`` are those values of ``Sampling(cache=…)``, which are approximations:
-  ``dspy-infill calibrate`` measures how good.
+* ``window``, ``around`` and ``context`` are those values of ``Sampling(cache=…)``, which are
+  approximations: ``dspy-infill calibrate`` measures how good.
+
+With ``--compile default`` each of the last four kinds is measured twice in turn, plain and as
+``load_denoiser(compile=…)`` has it; compilation is not timed. ``--cpu-time`` measures the CPU
+seconds of all threads, which other work on the machine changes less.
 
 A cell ends with the window in which its ``--seconds`` pass, at the latest with the 16th. All steps
 of ``published`` and ``full`` cost the same, so some of them are timed, and the time of a proposal
@@ -39,7 +43,7 @@ import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -59,15 +63,18 @@ from reference import full_forward  # noqa: E402
 from speed_models import MODELS, WINDOW, WINDOWS_PER_POOL, Task, is_bidirectional, load  # noqa: E402
 
 from dspy_diffusion_infill.denoisers import Sampling  # noqa: E402
+from dspy_diffusion_infill.denoisers.checkpoints.compiling import compile_layers  # noqa: E402
+from dspy_diffusion_infill.denoisers.protocol import Compile  # noqa: E402
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser  # noqa: E402
 from dspy_diffusion_infill.errors import DenoiserMemoryError  # noqa: E402
 
-KINDS = ("published", "full", "exact", "window", "context")
+KINDS = ("published", "full", "exact", "window", "around", "context")
 PUBLISHED_STEPS = 128
 MOST_WINDOWS = 2 * WINDOWS_PER_POOL
 OURS = {
     "exact": Sampling(),
     "window": Sampling(cache="window"),
+    "around": Sampling(cache="around"),
     "context": Sampling(cache="context"),
 }
 
@@ -110,15 +117,24 @@ class Bench:
     """Measures cells on one model."""
 
     def __init__(
-        self, denoiser: TransformerDenoiser, *, num_proposals: int, seconds: float
+        self,
+        denoiser: TransformerDenoiser,
+        *,
+        num_proposals: int,
+        seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.denoiser, self.num_proposals, self.seconds = denoiser, num_proposals, seconds
+        self.clock = clock
         self.counter = Counter(denoiser.model)
         self.memory = Memory(denoiser.model)
 
-    def measure(self, kind: str, *, instructions: int, context: int) -> Cell:
+    def measure(
+        self, kind: str, *, instructions: int, context: int, is_compiled: bool = False
+    ) -> Cell:
         """One cell, after a first step that is not timed, on contexts of its own."""
-        size = {"kind": kind, "instructions": instructions, "context": context}
+        name = f"{kind}, compiled" if is_compiled else kind
+        size = {"kind": name, "instructions": instructions, "context": context}
         tasks = [
             Task.random(
                 instructions=instructions,
@@ -181,7 +197,7 @@ class Bench:
     def _now(self) -> float:
         if self.denoiser.model.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
 
 COLUMNS: dict[str, Callable[[Cell, float | None], str]] = {
@@ -236,6 +252,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-proposals", type=int, default=8, help="of each window")
     parser.add_argument("--seconds", type=float, default=5, help="about what a cell may take")
     parser.add_argument("--deadline", type=float, default=1e9, help="no cell is begun after it, s")
+    parser.add_argument("--compile", choices=get_args(Compile), help="ours compiled too")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds, not those of a clock")
     parser.add_argument("--check", type=int, help="compares so many requests; measures nothing")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -243,6 +261,13 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.model = options.model or ("embedded" if options.device == "cpu" else "llada-8b")
     return options
+
+
+def in_turn(options: argparse.Namespace) -> list[tuple[str, bool]]:
+    """The kinds, ``full`` first, and whether they are compiled."""
+    kinds = sorted(options.kinds, key=lambda kind: kind != "full")
+    both = (False, True) if options.compile else (False,)
+    return [(kind, one) for kind in kinds for one in both if kind in OURS or not one]
 
 
 def main() -> None:
@@ -267,16 +292,26 @@ def main() -> None:
         "num_proposals": options.num_proposals,
     }
     print(json.dumps(machine))
-    bench = Bench(denoiser, num_proposals=options.num_proposals, seconds=options.seconds)
+    bench = Bench(
+        denoiser,
+        num_proposals=options.num_proposals,
+        seconds=options.seconds,
+        clock=time.process_time if options.cpu_time else time.perf_counter,
+    )
+    if options.compile:
+        compile_layers(denoiser.model, options.compile)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     print(*lines, sep="\n", flush=True)
     cells: list[Cell] = []
     for context in options.contexts:
         for instructions in options.instructions:
-            for kind in sorted(options.kinds, key=lambda kind: kind != "full"):
+            for kind, is_compiled in in_turn(options):
                 if time.perf_counter() - began > options.deadline:
                     continue
-                cells.append(bench.measure(kind, instructions=instructions, context=context))
+                if options.compile:
+                    torch.compiler.set_stance("default" if is_compiled else "force_eager")
+                size = {"instructions": instructions, "context": context}
+                cells.append(bench.measure(kind, is_compiled=is_compiled, **size))
                 lines.append(row_of(cells[-1], cells))
                 print(lines[-1], flush=True)
                 if options.json:

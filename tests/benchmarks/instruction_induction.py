@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--denoiser", default="smollm2-fs")
     parser.add_argument("--no-guidance", action="store_true", help="the paper's procedure")
     parser.add_argument("--left-to-right", action="store_true", help="the default before")
-    parser.add_argument("--cache", choices=["off", "window", "context"], default="off")
+    parser.add_argument("--cache", choices=["off", "window", "around", "context"], default="off")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.getLogger("dspy").setLevel(logging.CRITICAL)  # answers that are empty are scored 0

@@ -59,7 +59,7 @@ def main() -> None:
     denoiser = load(options.model, device="cpu", dtype="auto")
     timed, slot = Timed(denoiser.model), bundled_task()
     print("| cache | seconds a proposal | outside of the model |\n|---|---|---|")
-    for cache in ("off", "window", "context"):
+    for cache in ("off", "window", "around", "context"):
         infiller = Infiller(denoiser, Sampling(cache=cache))
         rng = random.Random(0)
         chosen = windows(BUNDLED_INSTRUCTIONS, options.windows + 1, rng)

@@ -231,7 +231,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lm", help="of litellm, such as openai/gpt-4o-mini; embedded by default")
     parser.add_argument("--prompt-lm", help="writes instructions; --lm by default")
     parser.add_argument("--denoiser", default="smollm2-fs")
-    parser.add_argument("--cache", choices=["off", "window", "context"], default="off")
+    parser.add_argument("--cache", choices=["off", "window", "around", "context"], default="off")
     parser.add_argument("--json", type=Path, required=True)
     return parser.parse_args(arguments)
 

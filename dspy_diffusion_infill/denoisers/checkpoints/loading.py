@@ -9,6 +9,7 @@ import torch
 from dspy_diffusion_infill.denoisers import MODEL_VARIABLE
 from dspy_diffusion_infill.denoisers.checkpoints import hub
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
+from dspy_diffusion_infill.denoisers.checkpoints.compiling import check_compile, compile_layers
 from dspy_diffusion_infill.denoisers.checkpoints.hub import CheckpointFiles
 from dspy_diffusion_infill.denoisers.checkpoints.masked_diffusion import SETTINGS_FILE, open_adapted
 from dspy_diffusion_infill.denoisers.checkpoints.placement import Options
@@ -31,14 +32,18 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     quantization: str | None = None,
+    compile: str | None = None,
 ) -> TransformerDenoiser:
     """As ``denoisers.load_denoiser``, but always a denoiser in this process."""
     options = Options(device=device, dtype=dtype, quantization=quantization)
-    options.place()  # what cannot be is refused before anything is downloaded
+    # What cannot be is refused before anything is downloaded.
+    compiled = check_compile(compile, device_type=options.place().device_type)
     name, reason = (name_or_path, "as asked") if name_or_path else _default(options)
     source = hub.find(name, revision)
     _give_back()
     checkpoint = _open(source, options)
+    if compiled is not None:
+        compile_layers(checkpoint.model, compiled)
     precision = quantization or str(checkpoint.model.dtype).removeprefix("torch.")
     denoiser = TransformerDenoiser(checkpoint, name=f"{source.label}:{precision}")
     logger.info("denoiser %s on %s (%s)", denoiser.name, checkpoint.model.device, reason)

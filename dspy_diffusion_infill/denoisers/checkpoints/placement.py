@@ -24,6 +24,13 @@ class Placement:
     dtype: torch.dtype
     quantization_config: BitsAndBytesConfig | None = None
 
+    @property
+    def device_type(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``; the strategies are for GPUs of CUDA's kind."""
+        if isinstance(self.device_map, str):
+            return "cuda"
+        return torch.device(self.device_map[""]).type
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
