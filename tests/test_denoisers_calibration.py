@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,12 @@ from tiny_denoisers import MASK_ID, save_published, tiny_denoiser
 from typer.testing import CliRunner
 
 from dspy_diffusion_infill.cli.app import app
-from dspy_diffusion_infill.denoisers.calibration import TrueFill, calibrate, compare_thresholds
+from dspy_diffusion_infill.denoisers.calibration import (
+    SureFill,
+    TrueFill,
+    calibrate,
+    compare_thresholds,
+)
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 from dspy_diffusion_infill.infiller.hidden_windows import hidden_windows
 
@@ -47,6 +53,38 @@ def test_a_true_fill_learns_the_exact_likelihood_of_the_true_tokens(denoiser):
     assert fill.ids.tolist() == [7, 20, 30, 9]
 
 
+def test_a_threshold_counts_where_the_own_blocks_are_of_one_token(denoiser):
+    checkpoint = replace(denoiser.checkpoint, block_length=1)
+    by_one = TransformerDenoiser(checkpoint, name="by one")
+    requests = hidden_windows(by_one, [slot("Name the day.")], num_windows=1, seed=0)
+    alone, always = compare_thresholds(by_one, requests, [None, 1e-9])
+    assert (alone.passes, always.passes) == (8, 1)
+    left_to_right = calibrate(by_one, requests)[0].nll_exact
+    assert alone.nll == pytest.approx(left_to_right, abs=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [None, 1e-9])
+def test_a_sure_fill_takes_the_surest_true_token_first_or_all_at_once(denoiser, threshold):
+    ids, truth = torch.tensor([7, MASK_ID, 9, MASK_ID]), [20, 30]
+    fill = SureFill(ids, MASK_ID, truth, block=None, threshold=threshold)
+    denoiser.run([fill], "off", [None])
+    first = denoiser.logits(ids[None])[0].log_softmax(-1)[[1, 3]]
+    assert fill.ids.tolist() == [7, 20, 9, 30] and fill.done and len(fill.hits) == 2
+    at_once = [-float(first[0, 20]), -float(first[1, 30])]
+    if threshold is not None:
+        assert fill.nll == pytest.approx(at_once, abs=1e-4)
+    else:
+        assert fill.nll[0] == pytest.approx(at_once[int(first.max(-1).values.argmax())], abs=1e-4)
+
+
+def test_a_sure_fill_stays_in_its_block():
+    fill = SureFill(torch.tensor([MASK_ID] * 3), MASK_ID, [1, 2, 3], block=2, threshold=None)
+    for left in ([0, 1], [0], [2]):
+        assert fill.candidates().tolist() == left
+        fill.advance(torch.arange(len(left)).float()[:, None] * torch.eye(5)[:1])
+    assert fill.done and fill.ids.tolist() == [1, 2, 3]
+
+
 def test_a_block_of_one_compares_the_next_token_alone():
     fill = TrueFill(torch.tensor([MASK_ID] * 3), MASK_ID, [1, 2, 3], 1)
     assert fill.candidates().tolist() == [0]
@@ -61,7 +99,10 @@ def test_nothing_to_compare_is_refused(denoiser):
 
 def test_a_threshold_that_is_never_reached_fills_as_one_token_at_a_time(denoiser):
     requests = hidden_windows(denoiser, [slot("Name the day.")], num_windows=1, seed=0)
-    never, always = compare_thresholds(denoiser, requests, [1.0, 1e-9])
+    alone, never, always = compare_thresholds(denoiser, requests, [None, 1.0, 1e-9])
+    assert (alone.nll, alone.accuracy) == (never.nll, never.accuracy)
+    assert alone.agreement == 1 and alone.passes == never.passes
+    assert always.nll != never.nll and 0 <= always.accuracy <= 1
     assert never.agreement == 1 and never.passes == never.most_passes >= 7  # Dream fills two once
     assert always.passes == 1 and always.most_passes == never.passes
     with pytest.raises(ValueError, match="a request with a masked token, got none"):

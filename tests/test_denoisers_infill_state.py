@@ -10,7 +10,7 @@ MASK = 4
 
 
 def state(num_masks: int, **options: object) -> InfillState:
-    forbidden = torch.tensor([False] * MASK + [True])
+    forbidden = torch.tensor([MASK])
     sampling = ResolvedSampling.of(
         Sampling(temperature=0, **options),  # type: ignore[arg-type]
         temperature=0.0,

@@ -93,7 +93,7 @@ def test_more_blocks_than_steps_make_longer_blocks():
 # With what
 
 
-EVEN = torch.arange(60) % 2 == 0
+EVEN = torch.arange(0, 60, 2)
 
 
 def rows(seed: int = 0, places: int = 5, vocabulary: int = 60) -> torch.Tensor:

@@ -88,8 +88,10 @@ def _print(found: "Sequence[Calibration]", parallel: "Sequence[Parallel]") -> No
             f"{one.cache:8} {one.agreement:9.1%} {one.kl:7.3f} {one.nll:7.3f} "
             f"{one.nll_exact:7.3f} {one.num_windows:7} {drift:>6} {one.refreshes:9.2f}"
         )
-    typer.echo(f"\n{'threshold':9} {'agreement':>9} {'passes':>7} {'without':>7}")
+    columns = ("threshold", "agreement", "passes", "without", "NLL", "accuracy")
+    typer.echo("\n" + " ".join(f"{name:>9}" for name in columns))
     for one in parallel:
         typer.echo(
-            f"{one.threshold:<9} {one.agreement:9.1%} {one.passes:7.2f} {one.most_passes:7.2f}"
+            f"{one.threshold!s:>9} {one.agreement:9.1%} {one.passes:9.2f} {one.most_passes:9.2f} "
+            f"{one.nll:9.3f} {one.accuracy:9.1%}"
         )

@@ -2,7 +2,8 @@
 
 Masked texts, as a rule windows of instructions, are filled with the true tokens from left to right,
 once exactly and once with each cache. Each pass is compared at all masked tokens among which a real
-infill would choose there.
+infill would choose there. To measure ``Sampling(threshold=…)``, the true tokens are filled as it
+would fill its own: the surest, and all that are surer than the threshold, at once.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,13 @@ from torch import Tensor
 
 from dspy_diffusion_infill.denoisers.protocol import (
     Cache,
-    Denoiser,
     InfillRequest,
     Sampling,
     ScoreRequest,
 )
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
-THRESHOLDS = (0.9, 0.7, 0.5)
+THRESHOLDS = (None, 1.0, 0.95, 0.9, 0.7, 0.5)
 CACHES: tuple[Cache, ...] = ("window", "around", "context")
 
 
@@ -140,47 +140,150 @@ class Parallel:
     """``Sampling(threshold=…)`` against one token at a time, at temperature 0.
 
     Attributes:
-        threshold: which one.
+        threshold: which one; None is one token at a time as the denoiser does it without, 1.0
+            the same with the surest first.
         passes: mean forward passes a window.
         most_passes: the same one token at a time.
         agreement: share of masked tokens that get the same token, 0 to 1.
+        nll: negative log-likelihood of the true tokens, filled in the order and in as many at once
+            as the threshold says, nats a token; lower is better.
+        accuracy: share of the true tokens that were the most likely ones then, 0 to 1.
     """
 
-    threshold: float
+    threshold: float | None
     passes: float
     most_passes: float
     agreement: float
+    nll: float
+    accuracy: float
+
+
+class SureFill:
+    """A ``Filling`` with the true tokens, the surest first, and all above a threshold at once.
+
+    Attributes:
+        nll: of each token when it was filled, in nats, in the order of filling.
+        hits: whether it was the most likely one.
+    """
+
+    def __init__(
+        self,
+        ids: Int[Tensor, " length"],
+        mask_id: int,
+        truth: Sequence[int],
+        *,
+        block: int | None,
+        threshold: float | None,
+    ) -> None:
+        self.ids = ids.clone()
+        self.places = (ids == mask_id).nonzero()[:, 0]
+        self.filled = self.places[:0]
+        self.nll, self.hits = list[float](), list[bool]()
+        self._truth = torch.tensor(list(truth))
+        self._left = torch.arange(len(self.places))
+        self._block, self._threshold = block or len(self.places), threshold
+
+    @property
+    def done(self) -> bool:
+        """Whether every token is filled."""
+        return len(self._left) == 0
+
+    def candidates(self) -> Int[Tensor, " candidates"]:
+        """The masked tokens of the first block that has any."""
+        return self.places[self._among()]
+
+    def _among(self) -> Int[Tensor, " candidates"]:
+        return self._left[self._left < (self._left[0] // self._block + 1) * self._block]
+
+    def advance(self, logits: Float[Tensor, "candidates vocabulary"]) -> None:
+        """Fills the surest masked token, and what is surer than the threshold."""
+        among, log_probs = self._among(), logits.log_softmax(-1).cpu()
+        sureness, likeliest = log_probs.max(-1)
+        chosen = torch.zeros_like(among, dtype=torch.bool)
+        chosen[sureness.argmax()] = True
+        if self._threshold is not None:
+            chosen |= sureness.exp() > self._threshold
+        numbers = among[chosen]
+        true = self._truth[numbers]
+        self.nll += (-log_probs[chosen, true]).tolist()
+        self.hits += (likeliest[chosen] == true).tolist()
+        self.filled = self.places[numbers]
+        self.ids[self.filled] = true
+        self._left = self._left[~torch.isin(self._left, numbers)]
 
 
 def compare_thresholds(
-    denoiser: Denoiser, requests: Sequence[ScoreRequest], thresholds: Sequence[float]
+    denoiser: TransformerDenoiser,
+    requests: Sequence[ScoreRequest],
+    thresholds: Sequence[float | None],
 ) -> list[Parallel]:
-    """Fills the masked texts with each threshold, and one token at a time.
+    """Fills the masked texts with each threshold, and one token at a time, in exact passes.
+
+    With a threshold all masked tokens are one block: in blocks of one it would change nothing.
 
     Raises:
         ValueError: no request has a masked token.
     """
-    texts = [InfillRequest(request.input_ids) for request in requests if request.targets]
-    if not texts:
+    asked = [request for request in requests if request.targets]
+    if not asked:
         raise ValueError("thresholds must be compared on a request with a masked token, got none")
-    places = [
-        [k for k, token in enumerate(text.input_ids) if token == denoiser.mask_id] for text in texts
-    ]
-
-    def fill(threshold: float | None) -> tuple[float, list[int]]:
-        filled = denoiser.infill(texts, Sampling(temperature=0, threshold=threshold))
-        tokens = [one.input_ids[k] for one, own in zip(filled, places, strict=True) for k in own]
-        return fmean(one.num_passes for one in filled), tokens
-
-    most, alone = fill(None)
+    most, alone = _drawn(denoiser, asked, None)
     found = []
     for threshold in thresholds:
-        passes, tokens = fill(threshold)
-        agreement = fmean(a == b for a, b in zip(tokens, alone, strict=True))
+        same = threshold is None
+        passes, tokens = (most, alone) if same else _drawn(denoiser, asked, threshold)
+        fills = [_sure_fill(denoiser, request, threshold) for request in asked]
         found.append(
-            Parallel(threshold=threshold, passes=passes, most_passes=most, agreement=agreement)
+            Parallel(
+                threshold=threshold,
+                passes=passes,
+                most_passes=most,
+                agreement=fmean(a == b for a, b in zip(tokens, alone, strict=True)),
+                nll=fmean(value for fill in fills for value in fill.nll),
+                accuracy=fmean(hit for fill in fills for hit in fill.hits),
+            )
         )
     return found
+
+
+def parallel(
+    asked: Sequence[ScoreRequest], sampling: Sampling, threshold: float | None
+) -> Sampling:
+    """The sampling with a threshold, and the masked tokens of each text in one block."""
+    if threshold is None:
+        return sampling
+    most = max(len(request.targets) for request in asked)
+    return replace(sampling, threshold=threshold, block_length=most)
+
+
+def _drawn(
+    denoiser: TransformerDenoiser, asked: Sequence[ScoreRequest], threshold: float | None
+) -> tuple[float, list[int]]:
+    """Mean passes of infilling the texts, and the tokens that were filled in."""
+    texts = [InfillRequest(request.input_ids) for request in asked]
+    sampling = parallel(asked, Sampling(temperature=0), threshold)
+    filled = denoiser.infill(texts, sampling)
+    tokens = [
+        new
+        for text, one in zip(texts, filled, strict=True)
+        for old, new in zip(text.input_ids, one.input_ids, strict=True)
+        if old == denoiser.mask_id
+    ]
+    return fmean(one.num_passes for one in filled), tokens
+
+
+def _sure_fill(
+    denoiser: TransformerDenoiser, request: ScoreRequest, threshold: float | None
+) -> SureFill:
+    fill = SureFill(
+        torch.tensor(request.input_ids),
+        denoiser.mask_id,
+        request.targets,
+        block=denoiser.checkpoint.block_length if threshold is None else None,
+        threshold=threshold,
+    )
+    denoiser.run([fill], "off", [request.context])
+    return fill
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,9 +169,10 @@ class ContextCache:
             is_seen[front], positions[front] = True, front
         else:
             # What lies behind keeps its place, and all others move: as a rule they are fewer.
+            turn = Turn.by(-shift, self._frequencies)
             for number in range(len(cache)):
                 keys, values = (part[:, :, :first] for part in cache.entries(number))
-                cache.update(rotated(keys, -shift, self._frequencies), values, number)
+                cache.update(turn.of(keys), values, number)
             is_seen = torch.cat([is_seen, torch.ones_like(front, dtype=torch.bool)])
             positions = torch.cat([positions, front])
         return Text(cache, positions, is_seen, num_kept, shift, torch.arange(0))
@@ -348,16 +349,32 @@ class Rows:
         self._is_last = self._is_last[is_kept]
 
 
-def rotated(
-    keys: Float[Tensor, "1 heads tokens size"], by: int, frequencies: Float[Tensor, " half"]
-) -> Float[Tensor, "1 heads tokens size"]:
-    """Keys as they are ``by`` positions further on, or back where it is below 0."""
-    if by == 0:
-        return keys
-    angles = by * torch.cat([frequencies, frequencies]).to(keys.device)
-    left, right = keys.float().chunk(2, dim=-1)
-    turned = torch.cat([-right, left], dim=-1)
-    return (keys * angles.cos() + turned * angles.sin()).to(keys.dtype)
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What RoPE does to keys that move by some positions.
+
+    Attributes:
+        cos: of each number's angle.
+        sin: of the same.
+    """
+
+    cos: Float[Tensor, " size"]
+    sin: Float[Tensor, " size"]
+
+    @classmethod
+    def by(cls, positions: int, frequencies: Float[Tensor, " half"]) -> "Turn":
+        """Of so many positions further on, or back where they are below 0."""
+        angles = positions * torch.cat([frequencies, frequencies])
+        return cls(angles.cos(), angles.sin())
+
+    def of(
+        self, keys: Float[Tensor, "1 heads tokens size"]
+    ) -> Float[Tensor, "1 heads tokens size"]:
+        """The keys as they are there."""
+        cos, sin = self.cos.to(keys.device), self.sin.to(keys.device)
+        left, right = keys.float().chunk(2, dim=-1)
+        turned = torch.cat([-right, left], dim=-1)
+        return (keys * cos + turned * sin).to(keys.dtype)
 
 
 def _outside(context: SharedContext) -> Int[Tensor, " tokens"]:

@@ -80,7 +80,8 @@ class ForwardPasses:
     @property
     def device(self) -> torch.device:
         """Where logits are returned: the model's device; the CPU where that has no float64."""
-        return torch.device("cpu") if self.model.device.type == "mps" else self.model.device
+        own = self.model.device
+        return torch.device("cpu") if own.type == "mps" else own
 
     @torch.inference_mode()
     def full(
@@ -244,10 +245,10 @@ class ForwardPasses:
         for row, places in zip(wanted, read, strict=True):
             row[places] = True
         # 3. One pass; the head's rows come back in row-major order.
-        device = self.model.device
+        device, dtype = self.model.device, self.model.dtype
         mask = None if real.all() else real.long()
         if visible is not None:
-            mask = (torch.finfo(self.model.dtype).min * ~visible).to(self.model.dtype)[None, None]
+            mask = (torch.finfo(dtype).min * ~visible).to(dtype)[None, None]
         with self._lock, head_on_positions(self.model, wanted):
             logits = self.model(
                 input_ids=input_ids.to(device),
@@ -259,7 +260,7 @@ class ForwardPasses:
             self.num_passes += len(texts)
         # 4. Give each text its rows, in the order in which it asked for them.
         rank = wanted.flatten().cumsum(0).view_as(wanted) - 1
-        return [logits[row[places]].float() for row, places in zip(rank, read, strict=True)]
+        return [_rows(logits, row[places]) for row, places in zip(rank, read, strict=True)]
 
     def _batches(
         self,
@@ -295,3 +296,11 @@ class ForwardPasses:
             f"{gib:.1f} GiB of weights; {seen if self._largest_batch else ''}put fewer or shorter "
             f"examples into a context, or load with quantization='8bit' or '4bit'"
         )
+
+
+def _rows(logits: Float[Tensor, "rows vocabulary"], numbers: Int[Tensor, " places"]) -> Logits:
+    """These rows in float32, copied once at most where they follow one another."""
+    first = int(numbers[0]) if len(numbers) else 0
+    if torch.equal(numbers, first + torch.arange(len(numbers))):
+        return logits[first : first + len(numbers)].float()
+    return logits[numbers].float()

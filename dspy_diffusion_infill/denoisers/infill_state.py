@@ -22,7 +22,7 @@ class ResolvedSampling:
     top_p: float | None
     top_k: int | None
     threshold: float | None
-    forbidden: Bool[Tensor, " vocabulary"]
+    forbidden: Int[Tensor, " tokens"]
 
     @classmethod
     def of(
@@ -32,7 +32,7 @@ class ResolvedSampling:
         temperature: float,
         algorithm: Algorithm,
         block_length: int | None,
-        forbidden: Bool[Tensor, " vocabulary"],
+        forbidden: Int[Tensor, " tokens"],
     ) -> "ResolvedSampling":
         """Fills what ``sampling`` left open with what suits the denoiser."""
         return cls(

@@ -89,8 +89,8 @@ class Sampling:
         top_k: most probable tokens among which is drawn, >= 1; None is as published: 50 for Dream's
             algorithms, all for LLaDA's.
         threshold: each step also fills every token that it draws with a higher probability, in
-            (0, 1]: fewer passes, as Fast-dLLM has it (arXiv 2505.22618). None fills as many as
-            ``steps`` says.
+            (0, 1]: fewer passes, as Fast-dLLM has it (arXiv 2505.22618). It fills within a block.
+            None fills as many as ``steps`` says.
         forbid_special: never fill in special tokens or end-of-text; the mask is never filled in.
         cache: which keys and values are kept from pass to pass. ``off`` is exact: none.
             ``window``: those of the visible tokens, from the first pass on; later passes compute

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from dspy_diffusion_infill.denoisers.protocol import Algorithm
@@ -122,7 +122,7 @@ def draw(
     temperature: float,
     top_p: float | None = None,
     top_k: int | None = None,
-    forbidden: Bool[Tensor, " vocabulary"] | None = None,
+    forbidden: Int[Tensor, " tokens"] | None = None,
     generator: Generator,
 ) -> Draw:
     """Draws a token for each place, and says which places come first.
@@ -133,13 +133,13 @@ def draw(
     ``logits`` are float32.
     """
     if forbidden is None:
-        forbidden = torch.zeros_like(logits[0], dtype=torch.bool)
-    allowed = logits.masked_fill(forbidden, -torch.inf)
+        forbidden = torch.arange(0, device=logits.device)
+    allowed = logits.index_fill(-1, forbidden, -torch.inf)
     plain = logits.softmax(-1)
     if algorithm in LLADA_ALGORITHMS:
         kept = most_probable(nucleus(allowed, top_p, temperature), top_k)
         tokens = gumbel_argmax(kept, temperature, generator)
-        order = _at(plain, tokens)
+        order = probability = _at(plain, tokens)
     else:
         top_k = DREAM_TOP_K if top_k is None else top_k
         own, probs = (_tempered(row, temperature, top_p, top_k) for row in (logits, allowed))
@@ -147,15 +147,15 @@ def draw(
             tokens = torch.multinomial(probs, 1, generator=generator)[:, 0]
         else:
             tokens = probs.argmax(-1)
-        order = _at(own, tokens)
+        order, probability = _at(own, tokens), _at(plain, tokens)
         if algorithm == "topk_margin":
-            top = own.masked_fill(forbidden, 0).topk(2, dim=-1).values
+            top = own.index_fill(-1, forbidden, 0).topk(2, dim=-1).values
             order = top[:, 0] - top[:, 1]
         elif algorithm == "entropy":
             order = (probs * (own + 1e-10).log()).sum(-1)
     if algorithm in ("random", "origin"):
         order = torch.rand(len(tokens), generator=generator, device=logits.device)
-    return Draw(tokens, order, _at(plain, tokens))
+    return Draw(tokens, order, probability)
 
 
 def _tempered(
@@ -181,7 +181,8 @@ def gumbel_argmax(
     if temperature == 0:
         return logits.argmax(-1)
     u = torch.rand(logits.shape, dtype=torch.float64, generator=generator, device=logits.device)
-    return (logits.double() - temperature * (-u.log()).log()).argmax(-1)
+    # logits - temperature * log(-log u), in place: each new tensor would be of megabytes.
+    return u.log_().neg_().log_().mul_(-temperature).add_(logits).argmax(-1)
 
 
 def nucleus(

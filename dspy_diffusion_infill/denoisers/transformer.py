@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dspy_diffusion_infill.denoisers.checkpoints.checkpoint import Checkpoint
@@ -52,8 +52,7 @@ class TransformerDenoiser:
         self._mask_token = self.decode([self.mask_id])
         self._vocabulary = int(self.model.config.vocab_size)
         self._special = _special_tokens(checkpoint, self._vocabulary).to(self._passes.device)
-        self._mask_only = torch.zeros_like(self._special)
-        self._mask_only[self.mask_id] = True
+        self._mask_only = torch.tensor([self.mask_id], device=self._passes.device)
 
     @property
     def num_passes(self) -> int:
@@ -282,8 +281,8 @@ class TransformerDenoiser:
             )
 
 
-def _special_tokens(checkpoint: Checkpoint, vocabulary: int) -> Bool[Tensor, " vocabulary"]:
-    """True for what is never written into a text: special and unused ids, and the mask."""
+def _special_tokens(checkpoint: Checkpoint, vocabulary: int) -> Int[Tensor, " tokens"]:
+    """What is never written into a text: special and unused ids, and the mask."""
     tokenizer = checkpoint.tokenizer
     special = torch.zeros(vocabulary, dtype=torch.bool)
     special[len(tokenizer) :] = True
@@ -292,4 +291,4 @@ def _special_tokens(checkpoint: Checkpoint, vocabulary: int) -> Bool[Tensor, " v
     for value in (checkpoint.model.config.eos_token_id, checkpoint.model.config.pad_token_id):
         ids += value if isinstance(value, list) else [value]
     special[[k for k in ids if k is not None and k < vocabulary]] = True
-    return special
+    return special.nonzero()[:, 0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from dspy_diffusion_infill.contexts import (
     CLOSE,
     OPEN,
+    Message,
     Slot,
     WorkedExample,
     ever_smaller,
@@ -175,13 +176,15 @@ class Infiller:
             ValueError: the adapter does not state the instructions once for a single example.
         """
         room, length = self.denoiser.context_length, 0
-        for smaller, loss in ever_smaller(self._drawn(slot, instructions, window, rng, weights)):
+        drawn, messages = self._drawn(slot, instructions, window, rng, weights)
+        for smaller, loss in ever_smaller(drawn):
             if loss:
+                messages = _marked(smaller, instructions, window)
                 self._warn_once(
                     f"{slot.name}/{loss}",
                     f"a context of {slot.name!r} with {length} tokens does not fit {room}: {loss}",
                 )
-            context = self._context(smaller, instructions, window)
+            context = self._context(messages, instructions, window)
             length = len(context.input_ids)
             if length <= room:
                 return self._with_shared(context, smaller, instructions)
@@ -198,8 +201,8 @@ class Infiller:
         window: Window,
         rng: random.Random,
         weights: Sequence[float] | None,
-    ) -> Slot:
-        """The slot with the worked examples of one context.
+    ) -> tuple[Slot, list[Message]]:
+        """The slot with the worked examples of one context, and its messages with marks.
 
         Where the adapter repeats the instructions with each, demos are left out, and the further
         examples of a template are pairs (``Slot.in_pairs``); of another adapter it is one alone.
@@ -211,19 +214,20 @@ class Infiller:
         is_template = isinstance(slot.adapter, TemplateAdapter)
         in_pairs = replace(drawn, demos=(), in_pairs=is_template)
         alone = replace(drawn, demos=(), examples=drawn.examples[-1:])
-        marked = mark_window(instructions, window)
         for tried in (drawn, in_pairs, alone):
-            if is_stated_once(render_messages(tried, marked, tried.examples), window):
-                return tried
+            messages = _marked(tried, instructions, window)
+            if is_stated_once(messages, window):
+                return tried, messages
         raise ValueError(
             f"{type(slot.adapter).__name__} must state the instructions of {slot.name!r} once in "
             "the prompt for one example, so that a window of them can be masked: use another "
             "adapter"
         )
 
-    def _context(self, slot: Slot, instructions: str, window: Window) -> MaskedContext:
-        """The slot's context, whatever its length."""
-        messages = render_messages(slot, mark_window(instructions, window), slot.examples)
+    def _context(
+        self, messages: Sequence[Message], instructions: str, window: Window
+    ) -> MaskedContext:
+        """The context of messages with marks, whatever its length."""
         indent = indentation(messages, instructions)
         return self._masked_tokens(self.denoiser.render(messages), window, indent)
 
@@ -245,7 +249,7 @@ class Infiller:
         if not self.sampling.shares_contexts:
             return context
         whole = Window((Piece(0, len(instructions), 0),))
-        messages = render_messages(slot, mark_window(instructions, whole), slot.examples)
+        messages = _marked(slot, instructions, whole)
         before, _, rest = self.denoiser.render(messages).partition(OPEN)
         own, _, behind = rest.partition(CLOSE)
         encoded = self.denoiser.encode(before + own + behind)
@@ -277,6 +281,11 @@ class Infiller:
         if key not in self._warned:
             self._warned.add(key)
             logger.warning(message)
+
+
+def _marked(slot: Slot, instructions: str, window: Window) -> list[Message]:
+    """The messages of all examples of a slot, with marks around the window."""
+    return render_messages(slot, mark_window(instructions, window), slot.examples)
 
 
 def _sample(

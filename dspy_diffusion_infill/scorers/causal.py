@@ -10,10 +10,10 @@ text would get alone.
 import functools
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,6 +29,7 @@ from dspy_diffusion_infill.lms.chatml import (
     render,
 )
 from dspy_diffusion_infill.scorers.protocol import ScoredPair
+from dspy_diffusion_infill.scorers.token_tree import TokenTree, attend_in_blocks, blocks_of
 
 TOKENS_PER_PASS = 1024
 """Attention is quadratic in the tree: beyond this, a second pass costs less."""
@@ -78,6 +79,7 @@ class CausalScorer:
         name: str,
     ) -> None:
         settle_kernels()
+        attend_in_blocks(model)
         self.model, self.tokenizer = model, tokenizer
         self.prompt_format: PromptFormat = prompt_format
         self.name = f"{name}/{prompt_format}"
@@ -127,20 +129,21 @@ class CausalScorer:
         return self._ends[stop]
 
     @torch.inference_mode()
-    def _score(self, tree: "_Tree", texts: "list[tuple[_Text, list[int]]]") -> list[float]:
+    def _score(self, tree: TokenTree, texts: "list[tuple[_Text, list[int]]]") -> list[float]:
         # 1. A response token is scored at the node before it, the end at the last one.
         reads = [nodes[text.num_prompt - 1 :] for text, nodes in texts]
         read = torch.zeros(len(tree.ids), dtype=torch.bool)
         read[[node for nodes in reads for node in nodes]] = True
         # 2. One pass over the tree, with the head on those nodes only.
         device, dtype = self.model.device, self.model.dtype
-        hidden = torch.finfo(dtype).min * ~tree.visible()
+        mask = (torch.finfo(dtype).min * ~tree.visible()).to(device, dtype)
         with self._lock, head_on_positions(self.model, read[None]):
             logits = self.model(
                 input_ids=torch.tensor([tree.ids], device=device),
-                attention_mask=hidden[None, None].to(device, dtype),
+                attention_mask=mask[None, None],
                 position_ids=torch.tensor([tree.depths], device=device),
                 use_cache=False,
+                blocks=blocks_of(mask),
             ).logits
         log_probs: Float[Tensor, "read vocabulary"] = logits.float().log_softmax(-1).cpu()
         # 3. Collect each text's own.
@@ -161,44 +164,13 @@ class _Text:
     ends: list[int]
 
 
-@dataclass(slots=True)
-class _Tree:
-    """Tokens with a parent each; parents stand before their children."""
-
-    ids: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    _children: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def add(self, ids: Sequence[int]) -> list[int]:
-        """The nodes of a text, from its first token on; those it shares are found, not added."""
-        nodes, parent = [], -1
-        for depth, id_ in enumerate(ids):
-            node = self._children.setdefault((parent, id_), len(self.ids))
-            if node == len(self.ids):
-                self.ids.append(id_)
-                self.parents.append(parent)
-                self.depths.append(depth)
-            nodes.append(node)
-            parent = node
-        return nodes
-
-    def visible(self) -> Bool[Tensor, "nodes nodes"]:
-        """Whether the row's token sees the column's: an ancestor or itself."""
-        visible = torch.eye(len(self.ids), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                visible[node] |= visible[parent]
-        return visible
-
-
-def _trees(texts: Sequence[_Text]) -> Iterator[tuple[_Tree, list[tuple[_Text, list[int]]]]]:
+def _trees(texts: Sequence[_Text]) -> Iterator[tuple[TokenTree, list[tuple[_Text, list[int]]]]]:
     """Texts in trees of at most ``TOKENS_PER_PASS`` tokens, in their order; a longer text alone."""
-    tree, members = _Tree(), []
+    tree, members = TokenTree(), []
     for text in texts:
         if members and len(tree.ids) + len(text.ids) > TOKENS_PER_PASS:
             yield tree, members
-            tree, members = _Tree(), []
+            tree, members = TokenTree(), []
         members.append((text, tree.add(text.ids)))
     if members:
         yield tree, members

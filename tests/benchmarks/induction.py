@@ -73,15 +73,20 @@ def accuracy(program: dspy.Module, rows: Rows) -> float:
     return float(np.mean([float(score) for *_, score in evaluate(program).results]))
 
 
+def halves_of(folders: Sequence[Path]) -> dict[Path, str]:
+    """The half of each task's file, in the order of their names."""
+    found = {path.stem: path for folder in folders for path in folder.glob("*.json")}
+    return {found[name]: HALVES[number % 2] for number, name in enumerate(sorted(found))}
+
+
 def load_tasks(folders: Sequence[Path], half: str = "all", asked: str | None = None) -> list[Task]:
     """The tasks of a half, or those of its names that are asked for, with commas between them."""
-    found = {path.stem: path for folder in folders for path in folder.glob("*.json")}
-    half_of = {name: HALVES[number % 2] for number, name in enumerate(sorted(found))}
-    names = [name for name in half_of if half in ("all", half_of[name])]
-    chosen = asked.split(",") if asked else names
-    if unknown := [name for name in chosen if name not in names]:
-        raise SystemExit(f"--tasks must be among {names}, got {unknown}")
-    return [_read(found[name], half_of[name]) for name in chosen]
+    half_of = halves_of(folders)
+    files = {path.stem: path for path in half_of if half in ("all", half_of[path])}
+    chosen = asked.split(",") if asked else list(files)
+    if unknown := [name for name in chosen if name not in files]:
+        raise SystemExit(f"--tasks must be among {list(files)}, got {unknown}")
+    return [_read(files[name], half_of[files[name]]) for name in chosen]
 
 
 def demo_task() -> Task:
