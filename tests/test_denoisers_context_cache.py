@@ -18,7 +18,7 @@ from dspy_diffusion_infill.denoisers import (
     SharedContext,
 )
 from dspy_diffusion_infill.denoisers import context_cache as context_cache_module
-from dspy_diffusion_infill.denoisers.context_cache import Turn
+from dspy_diffusion_infill.denoisers.rotation import Rotation
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
 SHARED = Sampling(steps=8, temperature=0.8, cache="context")
@@ -161,7 +161,7 @@ def test_rotated_keys_are_those_of_the_same_text_further_on(denoiser, by):
         return [cache.entries(number)[0] for number in range(len(cache))]
 
     for here, there in zip(keys(10), keys(10 + by), strict=True):
-        moved = Turn.by(by, inner.rotary_emb.inv_freq).of(here)
+        moved = Rotation.by(by, inner.rotary_emb.inv_freq).of(here)
         torch.testing.assert_close(moved, there, atol=1e-4, rtol=1e-4)
 
 
@@ -202,7 +202,7 @@ def test_a_text_gets_what_a_context_moved_by_hand_gives(denoiser, start, put_in)
     with torch.inference_mode():
         for number in range(len(whole)):
             keys, values = whole.entries(number)
-            moved = Turn.by(shift, frequencies).of(keys[:, :, 32:])
+            moved = Rotation.by(shift, frequencies).of(keys[:, :, 32:])
             cache.update(
                 torch.cat([keys[:, :, :first], moved], dim=2),
                 torch.cat([values[:, :, :first], values[:, :, 32:]], dim=2),

@@ -10,7 +10,7 @@ from tiny_denoisers import MASK_ID, tiny_denoiser
 
 from dspy_diffusion_infill.denoisers import InfillRequest, Sampling, SharedContext
 from dspy_diffusion_infill.denoisers.context_cache import Later
-from dspy_diffusion_infill.denoisers.drift import Probe, with_probe
+from dspy_diffusion_infill.denoisers.drift import DriftProbe, with_probe
 from dspy_diffusion_infill.denoisers.growing_cache import GrowingCache
 from dspy_diffusion_infill.denoisers.transformer import TransformerDenoiser
 
@@ -124,7 +124,7 @@ def test_drift_is_the_distance_from_what_is_kept_as_a_share_of_it():
     cache, values = GrowingCache(2), torch.tensor([[3.0, 4.0], [3.0, 4.0], [6.0, 8.0], [0.0, 0.0]])
     for number in range(2):
         cache.update(torch.zeros(1, 1, 4, 2), number * values[None, None], number)
-    probe = Probe(7, max_drift=0.5).over(cache, 0)
+    probe = DriftProbe(7, max_drift=0.5).over(cache, 0)
     assert [probe.drift(cache, entry) for entry in (1, 2, 3)] == [0, 1, 1]
     assert [probe.has_drifted(cache, entry) for entry in (1, 2)] == [False, True]
 

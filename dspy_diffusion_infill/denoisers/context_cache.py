@@ -31,11 +31,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dspy_diffusion_infill.denoisers.drift import Probe, with_probe
+from dspy_diffusion_infill.denoisers.drift import DriftProbe, with_probe
 from dspy_diffusion_infill.denoisers.forward import TOKENS_PER_PASS, ForwardPasses, Logits
 from dspy_diffusion_infill.denoisers.growing_cache import ROOM, GrowingCache
 from dspy_diffusion_infill.denoisers.infill_state import Filling
 from dspy_diffusion_infill.denoisers.protocol import SharedContext
+from dspy_diffusion_infill.denoisers.rotation import Rotation
 
 SHARE_OF_WEIGHTS = 1 / 3
 SHARE_OF_GPU = 0.5
@@ -151,7 +152,7 @@ class ContextCache:
             # What is kept comes first, in the order of the text.
             is_in_front, behind = place < context.start, len(text) - place
             entry = place if is_in_front else over.num_kept - behind
-            probe = Probe(place, later.max_drift).over(over.cache, entry)
+            probe = DriftProbe(place, later.max_drift).over(over.cache, entry)
             opened = replace(opened, always=torch.tensor([place]), probe=probe)
         return (replace(opened, always=at) if later.is_whole else opened), logits
 
@@ -169,10 +170,10 @@ class ContextCache:
             is_seen[front], positions[front] = True, front
         else:
             # What lies behind keeps its place, and all others move: as a rule they are fewer.
-            turn = Turn.by(-shift, self._frequencies)
+            rotation = Rotation.by(-shift, self._frequencies)
             for number in range(len(cache)):
                 keys, values = (part[:, :, :first] for part in cache.entries(number))
-                cache.update(turn.of(keys), values, number)
+                cache.update(rotation.of(keys), values, number)
             is_seen = torch.cat([is_seen, torch.ones_like(front, dtype=torch.bool)])
             positions = torch.cat([positions, front])
         return Text(cache, positions, is_seen, num_kept, shift, torch.arange(0))
@@ -245,7 +246,7 @@ class Text:
     num_kept: int
     shift: int
     always: Int[Tensor, " always"]
-    probe: Probe | None = None
+    probe: DriftProbe | None = None
 
     @classmethod
     def empty(cls, cache: GrowingCache) -> "Text":
@@ -347,34 +348,6 @@ class Rows:
         self._text.cache.keep(is_kept)
         self._positions, self._rows = self._positions[is_kept], self._rows[is_kept]
         self._is_last = self._is_last[is_kept]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What RoPE does to keys that move by some positions.
-
-    Attributes:
-        cos: of each number's angle.
-        sin: of the same.
-    """
-
-    cos: Float[Tensor, " size"]
-    sin: Float[Tensor, " size"]
-
-    @classmethod
-    def by(cls, positions: int, frequencies: Float[Tensor, " half"]) -> "Turn":
-        """Of so many positions further on, or back where they are below 0."""
-        angles = positions * torch.cat([frequencies, frequencies])
-        return cls(angles.cos(), angles.sin())
-
-    def of(
-        self, keys: Float[Tensor, "1 heads tokens size"]
-    ) -> Float[Tensor, "1 heads tokens size"]:
-        """The keys as they are there."""
-        cos, sin = self.cos.to(keys.device), self.sin.to(keys.device)
-        left, right = keys.float().chunk(2, dim=-1)
-        turned = torch.cat([-right, left], dim=-1)
-        return (keys * cos + turned * sin).to(keys.dtype)
 
 
 def _outside(context: SharedContext) -> Int[Tensor, " tokens"]:

@@ -16,7 +16,7 @@ from dspy_diffusion_infill.denoisers.growing_cache import GrowingCache
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class DriftProbe:
     """The token that tells.
 
     Attributes:
@@ -29,7 +29,7 @@ class Probe:
     max_drift: float
     kept: Float[Tensor, " numbers"] = field(default_factory=lambda: torch.zeros(0))
 
-    def over(self, cache: GrowingCache, entry: int) -> "Probe":
+    def over(self, cache: GrowingCache, entry: int) -> "DriftProbe":
         """The same token with this entry as what is kept."""
         return replace(self, kept=probed(cache, entry))
 
