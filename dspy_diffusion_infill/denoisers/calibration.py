@@ -164,6 +164,7 @@ class SureFill:
     Attributes:
         nll: of each token when it was filled, in nats, in the order of filling.
         hits: whether it was the most likely one.
+        num_refreshes: as in ``Filling``.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class SureFill:
         self.ids = ids.clone()
         self.places = (ids == mask_id).nonzero()[:, 0]
         self.filled = self.places[:0]
+        self.num_refreshes = 0
         self.nll, self.hits = list[float](), list[bool]()
         self._truth = torch.tensor(list(truth))
         self._left = torch.arange(len(self.places))
