@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from dspy_diffusion_infill.denoisers.grouped_attention import attend_by, grouped_sdpa
 
 ROOM = 256
 """Buffers have room for so many more entries than are asked for."""
@@ -109,10 +110,7 @@ class GrowingCache(Cache):
 
 def attend_in_groups(model: PreTrainedModel) -> None:
     """Has the model attend with ``grouped_attention``, where it attends with ``sdpa`` so far."""
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(GROUPED, grouped_attention)
-        AttentionMaskInterface.register(GROUPED, sdpa_mask)
-        model.set_attn_implementation(GROUPED)
+    attend_by(model, GROUPED, grouped_attention)
 
 
 def grouped_attention(
@@ -123,20 +121,8 @@ def grouped_attention(
     attention_mask: Float[Tensor, "batch 1 length entries"] | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' ``sdpa``, and over a cache without a copy of it for each query head.
-
-    The heads that share keys and values (grouped-query attention) are rows of one head here. That
-    works with every kernel; ``enable_gqa`` with a mask does not on a GPU.
-    """
-    batch, heads, length, size = query.shape
-    share = heads // key.shape[1]
-    if share == 1 or key.shape[2] == length:
+    """As transformers' ``sdpa``, and over a cache without a copy of it for each query head."""
+    if key.shape[1] == query.shape[1] or key.shape[2] == query.shape[2]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    rows = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(batch, -1, share * length, size),
-        key,
-        value,
-        attn_mask=None if attention_mask is None else attention_mask.repeat(1, 1, share, 1),
-        scale=options["scaling"],
-    )
-    return rows.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+    rows = grouped_sdpa(query, key, value, attention_mask, scale=options["scaling"])
+    return rows.transpose(1, 2).contiguous(), None

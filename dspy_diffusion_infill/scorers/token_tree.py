@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from dspy_diffusion_infill.denoisers.grouped_attention import attend_by, grouped_sdpa
 
 TOKENS_PER_BLOCK = 64
 """With fewer, the calls cost more than what is saved; with more, more is computed and hidden."""
@@ -88,10 +89,7 @@ def blocks_of(mask: Float[Tensor, "nodes nodes"]) -> list[Block]:
 
 def attend_in_blocks(model: PreTrainedModel) -> None:
     """Has the model attend with ``block_attention``, where it attends with ``sdpa`` so far."""
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(IN_BLOCKS, block_attention)
-        AttentionMaskInterface.register(IN_BLOCKS, sdpa_mask)
-        model.set_attn_implementation(IN_BLOCKS)
+    attend_by(model, IN_BLOCKS, block_attention)
 
 
 def block_attention(
@@ -104,22 +102,16 @@ def block_attention(
     blocks: Sequence[Block] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' ``sdpa``; with the ``blocks`` of the mask, block by block.
-
-    The heads that share keys and values (grouped-query attention) are rows of one head in a block.
-    """
+    """As transformers' ``sdpa``; with the ``blocks`` of the mask, block by block."""
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    batch, heads, _, size = query.shape
-    share = heads // key.shape[1]
     out = torch.empty_like(query)
     for block in blocks:
-        rows = torch.nn.functional.scaled_dot_product_attention(
-            query[:, :, block.first : block.last].reshape(batch, heads // share, -1, size),
+        out[:, :, block.first : block.last] = grouped_sdpa(
+            query[:, :, block.first : block.last],
             key[:, :, block.seen],
             value[:, :, block.seen],
-            attn_mask=block.mask.repeat(share, 1),
+            block.mask[None, None],
             scale=options["scaling"],
         )
-        out[:, :, block.first : block.last] = rows.view(batch, heads, -1, size)
     return out.transpose(1, 2).contiguous(), None
