@@ -45,13 +45,19 @@ class Caps:
 
     def without(self, runs: int, bound: "RunBound") -> "Caps":
         """What is left of the caps where so many runs are kept back, each at its bound."""
+        tokens, cost = runs * bound.tokens, runs * bound.cost
+        return self.less(Spent(metric_calls=runs, lm_tokens=tokens, lm_cost=cost))
+
+    def less(self, spent: "Spent") -> "Caps":
+        """What is left of the caps, at least 0."""
         taken = {
-            "max_metric_calls": runs,
-            "max_lm_tokens": runs * bound.tokens,
-            "max_cost": runs * bound.cost,
+            "max_metric_calls": spent.metric_calls,
+            "max_lm_tokens": spent.lm_tokens,
+            "max_cost": spent.lm_cost or 0.0,
+            "max_seconds": spent.seconds,
         }
         caps = {name: getattr(self, name) for name in taken}
-        left = {name: cap - taken[name] for name, cap in caps.items() if cap is not None}
+        left = {name: max(0, cap - taken[name]) for name, cap in caps.items() if cap is not None}
         return replace(self, **left)
 
 

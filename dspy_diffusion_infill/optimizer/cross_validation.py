@@ -15,7 +15,7 @@ from dspy.teleprompt import Teleprompter
 
 from dspy_diffusion_infill.optimizer.acceptance import paired_p
 from dspy_diffusion_infill.optimizer.awaitable import compile_awaitable
-from dspy_diffusion_infill.optimizer.budget import Caps
+from dspy_diffusion_infill.optimizer.budget import Caps, Spent
 from dspy_diffusion_infill.optimizer.callbacks import SearchCallback
 from dspy_diffusion_infill.optimizer.checks import check_data
 from dspy_diffusion_infill.optimizer.diffusion_infill import DiffusionInfill
@@ -154,7 +154,7 @@ class CrossValidation(Teleprompter):
         splits = self._splits(student, trainset, teacher)
         left = self._caps(len(trainset))
         self._estimates(student, splits)  # what is wrong with any fold is an error here
-        left = _less(left, max_seconds=time.monotonic() - started)
+        left = left.less(Spent(seconds=time.monotonic() - started))
         programs: list[dspy.Module] = []
         with _best_of_all(student, programs):
             for number, (kept, held) in enumerate(splits):
@@ -166,7 +166,7 @@ class CrossValidation(Teleprompter):
                 except CapTooLowError as error:  # the runs before took more than was foreseen
                     logger.warning("%s is the first that is left out: %s", name, error)
                     break
-                left = _less(left, **_spent(results_of(programs[-1])))
+                left = left.less(results_of(programs[-1]).spent)
             return _chosen(student, programs)
 
     async def acompile(
@@ -277,26 +277,6 @@ def _share(left: Caps, folds: int) -> Caps:
         max_cost=None if cost is None else cost / folds,
         max_seconds=None if seconds is None else seconds / folds,
     )
-
-
-def _less(left: Caps, **taken: float) -> Caps:
-    """What is left of the caps, by name."""
-    return Caps(
-        **{
-            name: None if cap is None else max(0, cap - taken.get(name, 0))
-            for name, cap in asdict(left).items()
-        }
-    )
-
-
-def _spent(search: DetailedResults) -> dict[str, float]:
-    """What a search took, by the cap on it."""
-    return {
-        "max_metric_calls": search.metric_calls,
-        "max_lm_tokens": search.lm_tokens,
-        "max_cost": search.lm_cost or 0.0,
-        "max_seconds": search.seconds,
-    }
 
 
 @contextmanager

@@ -78,10 +78,7 @@ class ProgressBar(SearchCallback):
 
     def _show_results(self, results: DetailedResults) -> None:
         self._results = results
-        spent = Spent(
-            metric_calls=results.metric_calls, lm_cost=results.lm_cost, seconds=results.seconds
-        )
-        self._show(spent)
+        self._show(results.spent)
 
     def _show(self, spent: Spent, doing: str | None = None) -> None:
         self._bar.n = spent.metric_calls

@@ -251,6 +251,16 @@ class DetailedResults:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
     versions: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
+    @property
+    def spent(self) -> Spent:
+        """What the search has taken in all."""
+        return Spent(
+            metric_calls=self.metric_calls,
+            lm_tokens=self.lm_tokens,
+            lm_cost=self.lm_cost,
+            seconds=self.seconds,
+        )
+
     def report(self, path: str | PathLike[str], *, rows: bool = True) -> Path:
         """Writes the report: one HTML page that needs no network, or Markdown for ``*.md``.
 
